@@ -1,0 +1,20 @@
+// TensorView: a named, typed, read-only view of weight bytes that someone else keeps alive.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "dtype.h"
+
+namespace longhaul {
+
+struct TensorView {
+  std::string name;                 // canonical name (model/weights.h)
+  DType dtype = DType::kF32;
+  int64_t rows = 1;                 // outer dimension; 1 for vectors
+  int64_t cols = 0;                 // inner dimension, contiguous
+  const std::byte* data = nullptr;  // rows * row_bytes(dtype, cols) bytes, any alignment
+};
+
+}  // namespace longhaul
