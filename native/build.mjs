@@ -47,7 +47,7 @@ const args = [
   require.resolve('cmake-js/bin/cmake-js'),
   'build',
   '--directory', root,
-  '--out', join(root, 'build'),
+  '--out', join(root, 'build', 'addon'),
   '--config', 'Release',
   `--CDLONGHAUL_VERSION=${version}`,
   `--CDNODE_ADDON_API_DIR=${dirname(require.resolve('node-addon-api/package.json'))}`,

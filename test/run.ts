@@ -1,0 +1,152 @@
+/**
+ * The test command: native tests (plain and under ASan + UBSan), then the TypeScript tests with
+ * tap. Prints every failing file in full, what was skipped and why, and last
+ * "N passed, N failed". Arguments name suites: native, sanitize, unit, fuzz, e2e; none means all.
+ */
+import { type SpawnOptions, spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, dirname, join, relative } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+const dist = dirname(fileURLToPath(import.meta.url));
+const root = join(dist, '..', '..');
+
+const totals = { passed: 0, failed: 0 };
+const skipped: string[] = [];
+
+/** Runs a command, hands each output line to onLine, resolves with the exit code. */
+function run(
+  command: string,
+  args: string[],
+  onLine: (line: string) => void,
+  options: SpawnOptions = {},
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      ...options,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let open = 2;
+    let code: number | null = null;
+    const done = () => {
+      if (open === 0 && code !== null) resolve(code);
+    };
+    for (const stream of [child.stdout, child.stderr]) {
+      const lines = createInterface({ input: stream as NodeJS.ReadableStream });
+      lines.on('line', onLine);
+      lines.on('close', () => {
+        open -= 1;
+        done();
+      });
+    }
+    child.on('error', reject);
+    child.on('close', (exit, signal) => {
+      code = signal === null ? (exit ?? 1) : 128;
+      done();
+    });
+  });
+}
+
+const print = (line: string) => console.log(line);
+
+/** Builds and runs every native test; `sanitize` is a -fsanitize list or ''. */
+async function nativeSuite(name: string, sanitize: string): Promise<void> {
+  const folder = join(root, 'build', sanitize === '' ? 'native-tests' : 'sanitize-tests');
+  const configure = ['-S', root, '-B', folder, '-DLONGHAUL_TESTS=ON'];
+  configure.push(`-DLONGHAUL_SANITIZE=${sanitize}`);
+  if (process.env.CI) configure.push('-DLONGHAUL_WERROR=ON');
+  print(`# ${name}: building`);
+  for (const args of [configure, ['--build', folder, '--parallel', '2']]) {
+    const output: string[] = [];
+    if ((await run('cmake', args, (line) => output.push(line))) !== 0) {
+      print(output.join('\n'));
+      print(`not ok - ${name}: cmake ${args.join(' ')}`);
+      totals.failed += 1;
+      return;
+    }
+  }
+  const tests = readdirSync(join(root, 'test', 'native'))
+    .filter((file) => file.endsWith('_test.cc'))
+    .map((file) => basename(file, '.cc'))
+    .sort();
+  for (const test of tests) {
+    const output: string[] = [];
+    const code = await run(join(folder, test), [], (line) => output.push(line));
+    const counts = /^(\d+) passed, (\d+) failed$/.exec(output.at(-1) ?? '');
+    totals.passed += Number(counts?.[1] ?? 0);
+    const failed = Number(counts?.[2] ?? 0);
+    totals.failed += failed === 0 && code !== 0 ? 1 : failed;
+    print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: ${test} (${counts?.[0] ?? `exit ${code}`})`);
+    if (code !== 0) print(output.join('\n'));
+  }
+}
+
+function testFiles(folder: string): string[] {
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.js'))
+    .map((file) => relative(root, join(folder, file)))
+    .sort();
+}
+
+/**
+ * Runs compiled test files with tap and counts each file's top-level tests. Output of a file is
+ * held back until its verdict is known, so that only failures are printed in full.
+ */
+async function tapSuite(name: string, files: string[], jobs: number): Promise<void> {
+  if (files.length === 0) return;
+  const tap = join(root, 'node_modules', 'tap', 'dist', 'esm', 'run.mjs');
+  const args = ['run', '--reporter=tap', `--jobs=${jobs}`, '--timeout=900', ...files];
+  const counts = { passed: 0, failed: 0 };
+  let section: string[] = [];
+  const onLine = (line: string) => {
+    section.push(line);
+    const test = /^ {4}(not )?ok \d+(?: - (.*))?$/.exec(line);
+    if (test) {
+      const skip = /# (?:SKIP|TODO)\b ?(.*)$/i.exec(line);
+      if (skip) skipped.push(`${(test[2] ?? '').replace(/ # .*$/, '')}: ${skip[1] || 'no reason given'}`);
+      else if (test[1]) counts.failed += 1;
+      else counts.passed += 1;
+    }
+    const file = /^(not )?ok \d+ - (\S+\.test\.js)(.*)$/.exec(line);
+    if (!file) return;
+    print(`${file[1] ? 'not ok' : 'ok'} - ${name}: ${file[2]}${file[3]}`);
+    if (file[1]) print(section.join('\n'));
+    section = [];
+  };
+  print(`# ${name}: ${files.length} files`);
+  const code = await run(process.execPath, [tap, ...args], onLine);
+  if (code !== 0 && counts.failed === 0) {
+    print(section.join('\n'));
+    counts.failed = 1;
+  }
+  totals.passed += counts.passed;
+  totals.failed += counts.failed;
+}
+
+const suites: Record<string, () => Promise<void>> = {
+  native: () => nativeSuite('native', ''),
+  sanitize: () => nativeSuite('sanitize', 'address,undefined'),
+  unit: () => tapSuite('unit', testFiles(join(dist, 'unit')), 2),
+  fuzz: () => tapSuite('fuzz', testFiles(join(dist, 'fuzz')), 2),
+  e2e: () => tapSuite('e2e', testFiles(join(dist, 'e2e')), 1),
+};
+
+const wanted = process.argv.slice(2);
+for (const name of wanted) {
+  if (!Object.hasOwn(suites, name)) {
+    console.error(`unknown suite "${name}", expected one of ${Object.keys(suites).join(', ')}`);
+    process.exit(2);
+  }
+}
+for (const [name, suite] of Object.entries(suites)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const start = Date.now();
+  await suite();
+  print(`# ${name}: ${((Date.now() - start) / 1000).toFixed(0)} s`);
+}
+if (skipped.length > 0) print(`# skipped:\n${skipped.map((line) => `#   ${line}`).join('\n')}`);
+print(`${totals.passed} passed, ${totals.failed} failed`);
+process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;
