@@ -1,0 +1,65 @@
+/** Holds the import directions of docs/architecture.md against the code. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+const src = join(root, 'src');
+
+const LEAVES = ['errors.ts', 'types.ts', 'config.ts', 'log.ts'];
+const ALLOWED: Record<string, readonly string[]> = {
+  cli: ['http', 'engine', 'kv', 'tokenizer', 'models', 'binding', 'metrics'],
+  http: ['engine', 'tokenizer', 'metrics'],
+  tokenizer: ['binding', 'models'],
+  engine: ['kv', 'binding'],
+  kv: [],
+  models: ['binding'],
+  binding: [],
+  metrics: ['engine'],
+};
+/** Type-only imports of a room's vocabulary are free of run-time coupling. */
+const VOCABULARY = ['engine/engine-types.ts', 'tokenizer/tokenizer-types.ts', 'models/model-types.ts'];
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(file, 'utf8');
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((match) =>
+    relative(src, resolve(dirname(file), match[1] as string)).replace(/\.js$/, '.ts'),
+  );
+}
+
+t.test('imports go in one direction', async (t) => {
+  const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('.ts'));
+  t.ok(files.length > 30, 'the tree was found');
+  for (const file of files) {
+    const room = file.includes('/') ? (file.split('/')[0] as string) : null;
+    for (const target of importsOf(join(src, file))) {
+      if (LEAVES.includes(target) || VOCABULARY.includes(target)) continue;
+      if (room === null) {
+        t.fail(`${file} is a leaf but imports ${target}`);
+        continue;
+      }
+      const targetRoom = target.split('/')[0] as string;
+      const fine = targetRoom === room || ALLOWED[room]?.includes(targetRoom);
+      if (!fine) t.fail(`${file} imports ${target}: ${room} may not import ${targetRoom}`);
+    }
+  }
+});
+
+t.test('no import cycles between files', async (t) => {
+  const graph = new Map<string, string[]>();
+  for (const file of readdirSync(src, { recursive: true, encoding: 'utf8' })) {
+    if (file.endsWith('.ts')) graph.set(file, importsOf(join(src, file)));
+  }
+  const done = new Set<string>();
+  const walk = (file: string, path: string[]): void => {
+    if (path.includes(file)) {
+      t.fail(`cycle: ${[...path.slice(path.indexOf(file)), file].join(' → ')}`);
+      return;
+    }
+    if (done.has(file)) return;
+    for (const next of graph.get(file) ?? []) walk(next, [...path, file]);
+    done.add(file);
+  };
+  for (const file of graph.keys()) walk(file, []);
+});
