@@ -27,4 +27,9 @@ std::string cpu_model_name();
 // Physical cores within affinity mask and cgroup quota, at least 1.
 int default_threads();
 
+// CPUs that cgroups (v1 or v2) allow, from the tightest quota between this process's group and
+// the root; fractional, 0 = no quota. `root` is the cgroup mount, `self_cgroup` the file
+// /proc/self/cgroup; parameters so that tests can build their own.
+double cgroup_cpu_quota(const std::string& root, const std::string& self_cgroup);
+
 }  // namespace longhaul::cpu
