@@ -26,6 +26,7 @@ export const ERRORS = {
   ERR_UNSUPPORTED: info(400, false, 'invalid_request_error', 'unsupported_parameter'),
   ERR_MODEL_NOT_FOUND: info(404, false, 'invalid_request_error', 'model_not_found'),
   ERR_NOT_FOUND: info(404, false, 'invalid_request_error'),
+  ERR_METHOD_NOT_ALLOWED: info(405, false, 'invalid_request_error'),
   ERR_BODY_TOO_LARGE: info(413, false, 'invalid_request_error'),
   ERR_QUEUE_FULL: info(429, true, 'rate_limit_error', 'rate_limit_exceeded'),
   ERR_KV_EXHAUSTED: info(503, true, 'server_error'),

@@ -51,8 +51,11 @@ export type GenerationEvent =
 /** Ends with exactly one terminal event ('finish' or 'error'), abort included (ERR_ABORTED). */
 export interface GenerationStream extends AsyncIterable<GenerationEvent> {
   readonly requestId: string;
-  /** Idempotent; the stream then ends with an ERR_ABORTED error event. */
-  abort(): void;
+  /**
+   * Idempotent; the stream then ends with an ERR_ABORTED error event. With 'stop' the caller has
+   * seen a stop string: the observer is told the reason 'stop' rather than 'abort'.
+   */
+  abort(reason?: 'stop'): void;
 }
 
 export interface EngineStats {
