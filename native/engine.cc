@@ -1,0 +1,263 @@
+// The engine thread and its queue. One plan at a time goes through StepRunner; everything the
+// runner touches belongs to that thread. The catch-all below is the only one: what escapes a step
+// becomes kInternal and ends the engine's use.
+#include "engine.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "abort_list.h"
+#include "engine_core.h"
+#include "step_runner.h"
+
+namespace longhaul {
+namespace {
+
+// Logits of a step are held in slabs: prompt log-probabilities of a long chunk would need a row of
+// vocab_size floats a token otherwise (2,048 * 262,144 * 4 bytes = 2 GiB).
+constexpr int64_t kLogitsBytesMax = int64_t{64} << 20;
+constexpr int64_t kLogitsRowsMax = 256;
+constexpr int64_t kLogitsRowsMin = 16;
+// Scratch of attention partials; 32 MiB hold about 2,000 of a model with 32 heads of 128.
+constexpr int64_t kPartialBytesMax = int64_t{32} << 20;
+constexpr int64_t kPartialsMin = 64;
+
+Status check_option(const char* name, int64_t value, int64_t min, int64_t max) {
+  if (value >= min && value <= max) return {};
+  return error(ErrorCode::kInvalidRequest, "engine option %s: expected %lld to %lld, found %lld",
+               name, static_cast<long long>(min), static_cast<long long>(max),
+               static_cast<long long>(value));
+}
+
+Status check_options(const EngineOptions& options) {
+  LH_TRY(check_option("threads", options.threads, 0, 1024));
+  LH_TRY(check_option("block_size", options.block_size, 32, kSliceTokens));
+  if (options.block_size % 32 != 0 || kSliceTokens % options.block_size != 0) {
+    return error(ErrorCode::kInvalidRequest,
+                 "engine option block_size: expected a multiple of 32 that divides %d, found %d",
+                 kSliceTokens, options.block_size);
+  }
+  LH_TRY(check_option("max_num_seqs", options.max_num_seqs, 1, 65536));
+  LH_TRY(check_option("max_num_batched_tokens", options.max_num_batched_tokens, 1, 1 << 20));
+  LH_TRY(check_option("max_model_len", options.max_model_len, 0, int64_t{1} << 30));
+  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kBF16) {
+    return error(ErrorCode::kUnsupported, "engine option kv_dtype: expected F16 or BF16, found %s",
+                 dtype_info(options.kv_dtype).name);
+  }
+  return {};
+}
+
+Result<int32_t> num_blocks_for(const EngineOptions& options, const KvLayout& layout,
+                               size_t num_groups) {
+  const int64_t block_bytes = layout.block_bytes();
+  const int64_t num_blocks = options.kv_memory_bytes / block_bytes;
+  if (options.kv_memory_bytes <= 0 || num_blocks < static_cast<int64_t>(num_groups)) {
+    return error(ErrorCode::kInvalidRequest,
+                 "KV memory of %lld bytes holds %lld blocks of %lld bytes; one sequence needs at "
+                 "least %zu blocks (%lld bytes)",
+                 static_cast<long long>(options.kv_memory_bytes),
+                 static_cast<long long>(std::max<int64_t>(0, num_blocks)),
+                 static_cast<long long>(block_bytes), num_groups,
+                 static_cast<long long>(block_bytes * static_cast<int64_t>(num_groups)));
+  }
+  return static_cast<int32_t>(std::min<int64_t>(num_blocks, INT32_MAX));
+}
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl() = default;
+  ~EngineImpl() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Status start(const ModelConfig& config, const WeightSet& weights, const EngineOptions& options,
+               std::unique_ptr<Backend> backend);
+  const EngineInfo& info() const override { return info_; }
+
+  void submit(std::vector<int32_t> plan, Done done) override {
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.push_back({std::move(plan), std::move(done)});
+    }
+    wake_.notify_one();
+  }
+
+  void abort(int32_t slot, int32_t sequence_id) override { aborts_.add(slot, sequence_id); }
+
+ private:
+  struct Job {
+    std::vector<int32_t> plan;
+    Done done;
+  };
+
+  void loop();
+  Status run(const std::vector<int32_t>& plan, std::vector<int32_t>* result);
+  void set_info(const EngineOptions& options, const KvLayout& layout, int32_t num_blocks,
+                const ModelConfig& config, const std::vector<int32_t>& windows);
+
+  EngineInfo info_;
+  AbortList aborts_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<StepRunner> runner_;
+  Status failure_;  // engine thread: what every later plan fails with
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Job> queue_;   // under mutex_
+  bool stopping_ = false;   // under mutex_
+  std::thread thread_;
+};
+
+Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
+                         const EngineOptions& options, std::unique_ptr<Backend> backend) {
+  LH_TRY(validate(config));
+  LH_TRY(check_options(options));
+  backend_ = std::move(backend);
+  const KvGroups groups = plan_kv_groups(config);
+  std::vector<int32_t> windows;
+  for (const KvGroup& group : groups.groups) windows.push_back(group.window);
+  KvLayout layout;
+  layout.dtype = options.kv_dtype;
+  layout.block_size = options.block_size;
+  layout.num_kv_heads = config.num_kv_heads;
+  layout.head_dim = config.head_dim;
+  layout.layers_per_block = groups.layers_per_block;
+  LH_ASSIGN_OR_RETURN(const int32_t num_blocks, num_blocks_for(options, layout, windows.size()));
+
+  const int32_t max_position =
+      options.max_model_len > 0 ? options.max_model_len : config.max_position;
+  const int64_t logits_rows = std::clamp(kLogitsBytesMax / (int64_t{config.vocab_size} * 4),
+                                         kLogitsRowsMin, kLogitsRowsMax);
+  Decoder::Options decoder;
+  decoder.num_tokens_max = options.max_num_batched_tokens;
+  decoder.num_logits_max = static_cast<int32_t>(
+      std::min<int64_t>(logits_rows, options.max_num_batched_tokens));
+  decoder.max_position = max_position;
+  LH_ASSIGN_OR_RETURN(decoder_, Decoder::create(config, groups, weights, *backend_, decoder));
+
+  StepBatch::Options batch;
+  batch.group_windows = windows;
+  batch.block_size = options.block_size;
+  batch.attention.num_kv_heads = config.num_kv_heads;
+  batch.attention.parallelism = backend_->info().parallelism;
+  const int64_t partial_bytes = int64_t{config.num_heads} * (config.head_dim + 2) * 4;
+  batch.attention.max_partials =
+      static_cast<int32_t>(std::max(kPartialsMin, kPartialBytesMax / partial_bytes));
+  LH_TRY(backend_->create_kv_pool(layout, num_blocks, options.max_num_seqs, config.num_heads,
+                                  batch.attention.max_partials));
+
+  PlanLimits limits;
+  limits.num_slots = options.max_num_seqs;
+  limits.num_groups = static_cast<int32_t>(windows.size());
+  limits.num_blocks = num_blocks;
+  limits.vocab_size = config.vocab_size;
+  limits.max_tokens = options.max_num_batched_tokens;
+  limits.max_position = max_position;
+  limits.max_logprobs = kLogprobsMax;
+  runner_ = std::make_unique<StepRunner>(*backend_, *decoder_, aborts_, limits, batch);
+  set_info(options, layout, num_blocks, config, windows);
+  info_.max_model_len = max_position;
+  thread_ = std::thread([this] { loop(); });
+  return {};
+}
+
+void EngineImpl::set_info(const EngineOptions& options, const KvLayout& layout, int32_t num_blocks,
+                          const ModelConfig& config, const std::vector<int32_t>& windows) {
+  const BackendInfo backend = backend_->info();
+  info_.backend = backend.name;
+  info_.isa = backend.isa;
+  info_.threads = backend.parallelism;
+  info_.kv_dtype = options.kv_dtype == DType::kF16 ? "f16" : "bf16";
+  info_.block_size = layout.block_size;
+  info_.block_bytes = layout.block_bytes();
+  info_.num_blocks = num_blocks;
+  info_.max_num_seqs = options.max_num_seqs;
+  info_.max_num_batched_tokens = options.max_num_batched_tokens;
+  info_.vocab_size = config.vocab_size;
+  info_.num_layers = config.num_layers();
+  info_.weight_bytes = decoder_->weight_bytes();
+  info_.group_windows = windows;
+}
+
+void EngineImpl::loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    Job job = std::move(queue_.front());
+    queue_.pop_front();
+    const bool dropped = stopping_;
+    lock.unlock();
+    std::vector<int32_t> result;
+    const Status status = dropped ? Status(ErrorCode::kAborted, "the engine is shutting down")
+                                  : run(job.plan, &result);
+    job.done(status, std::move(result));
+    lock.lock();
+  }
+}
+
+Status EngineImpl::run(const std::vector<int32_t>& plan, std::vector<int32_t>* result) {
+  if (!failure_.ok()) return failure_;
+  Status status;
+  bool fatal = false;
+  try {
+    status = runner_->run(plan, result, &fatal);
+  } catch (const std::exception& exception) {
+    fatal = true;
+    status = error(ErrorCode::kInternal, "step failed: %s", exception.what());
+  } catch (...) {
+    fatal = true;
+    status = error(ErrorCode::kInternal, "step failed: unknown exception");
+  }
+  if (!status.ok()) result->clear();
+  if (!status.ok() && fatal) failure_ = status;
+  return status;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> create_engine(const ModelConfig& config, const WeightSet& weights,
+                                              std::shared_ptr<void> keep_alive,
+                                              const EngineOptions& options,
+                                              std::unique_ptr<Backend> backend) {
+  try {
+    auto engine = std::make_unique<EngineImpl>();
+    LH_TRY(engine->start(config, weights, options, std::move(backend)));
+    // Every weight has its resident copy in the backend: files may be unmapped.
+    keep_alive.reset();
+    return std::unique_ptr<Engine>(std::move(engine));
+  } catch (const std::bad_alloc&) {
+    return error(ErrorCode::kOutOfMemory, "out of memory while loading the model");
+  } catch (const std::exception& exception) {
+    return error(ErrorCode::kInternal, "loading the model failed: %s", exception.what());
+  }
+}
+
+Result<std::unique_ptr<Engine>> Engine::create(const ModelConfig& config, const WeightSet& weights,
+                                               std::shared_ptr<void> keep_alive,
+                                               const EngineOptions& options) {
+  LH_TRY(validate(config));
+  LH_TRY(check_options(options));
+  if (options.backend != "cpu" && options.backend != "auto") {
+    return error(ErrorCode::kUnsupported, "backend: expected cpu, found \"%s\"",
+                 options.backend.c_str());
+  }
+  CpuBackendOptions cpu;
+  cpu.threads = options.threads;
+  cpu.isa_limit = options.isa_limit;
+  LH_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, make_cpu_backend(cpu));
+  return create_engine(config, weights, std::move(keep_alive), options, std::move(backend));
+}
+
+}  // namespace longhaul

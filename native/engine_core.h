@@ -1,0 +1,19 @@
+// The engine over any backend; Engine::create picks one by name. Tests hand in their own.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+#include "engine.h"
+
+namespace longhaul {
+
+// Largest num_logprobs a sequence may ask for.
+constexpr int32_t kLogprobsMax = 128;
+
+Result<std::unique_ptr<Engine>> create_engine(const ModelConfig& config, const WeightSet& weights,
+                                              std::shared_ptr<void> keep_alive,
+                                              const EngineOptions& options,
+                                              std::unique_ptr<Backend> backend);
+
+}  // namespace longhaul
