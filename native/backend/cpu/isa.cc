@@ -255,7 +255,8 @@ double cgroup_cpu_quota(const std::string& root, const std::string& self_cgroup)
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::string controllers(",");
+    controllers.append(line, first + 1, second - first - 1).append(",");
     const std::string path = line.substr(second + 1);
     if (controllers == ",,") take(tightest_quota(root, path));
     if (controllers.find(",cpu,") != std::string::npos) {

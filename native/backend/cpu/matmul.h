@@ -2,9 +2,11 @@
 //
 // Arithmetic contract, one for every ISA, batch size and thread count (same bits everywhere):
 //  * quantised weights (Q8_0 .. Q6_K): each activation row is quantised per 32 elements to int8,
-//    d = max|x| / 127 (f32), q = round-to-nearest-even(x / d); products inside a block are exact
-//    int32; then, in ascending block order, acc = fma(float(isum), w_scale * d, acc) and, for
-//    types with a minimum, acc = fma(w_min, s, acc) with s = d * float(sum q). Q6_K scales per 16.
+//    d = max|x| / 127 (f32), q = round-to-nearest-even(x * (127 / max|x|)); blocks whose max|x| is
+//    below 2^-100 count as zero, one that holds an infinity or NaN gets d = NaN (so that it shows
+//    in every result). Products inside a block are exact int32; then, in ascending block order,
+//    acc = fma(float(isum), w_scale * d, acc) and, for types with a minimum,
+//    acc = fma(w_min, s, acc) with s = d * float(sum q). Q6_K scales per 16.
 //  * F32/F16/BF16 weights: acc = fma(w, x, acc) over even k and over odd k in ascending order,
 //    two chains in f32, added at the end (the order TDPBF16PS-friendly layouts give).
 //  * K is never split between threads.
@@ -57,7 +59,7 @@ class ActivationRows {
 };
 
 // rows of x (or x[row_indices[i]] when not null), RMS-normalised with `norm` when not null:
-// n = x * rsqrt(mean(x^2) + eps) * norm, statistics summed in f32 over a fixed 16-lane tree.
+// n = x * (1 / sqrt(mean(x^2) + eps)) * norm, statistics summed in f32 over a fixed 16-lane tree.
 struct PrepareParams {
   const float* x = nullptr;
   int64_t x_stride = 0;                  // elements
