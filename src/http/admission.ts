@@ -35,32 +35,36 @@ export class Admission {
   }
 
   /**
-   * Runs `prepare` (everything before engine.submit) inside the gate.
-   * Throws ERR_SHUTTING_DOWN, ERR_DEVICE-like failures as 503, or ERR_QUEUE_FULL.
+   * Runs `prepare` (a long prompt's rendering and tokenizing) inside the gate, then `start`, which
+   * hands the request to the engine. Throws ERR_SHUTTING_DOWN or ERR_QUEUE_FULL besides what they
+   * throw.
    */
-  async admit<Result>(prepare: () => Promise<Result>): Promise<Result> {
-    this.checkOpen();
-    const stats = this.#engine.stats();
+  async admit<Prepared, Started>(
+    prepare: () => Promise<Prepared>,
+    start: (prepared: Prepared) => Started,
+  ): Promise<Started> {
+    this.#checkOpen();
     const limit = this.#config.maxQueueRequests;
-    if (limit > 0 && stats.numWaiting + this.#numPreparing >= limit) {
+    const numAhead = this.#engine.stats().numWaiting + this.#numPreparing;
+    if (limit > 0 && numAhead >= limit) {
       throw new EngineError(
         'ERR_QUEUE_FULL',
-        `The queue is full: ${stats.numWaiting + this.#numPreparing} of ${limit} requests wait.`,
+        `The queue is full: ${numAhead} of ${limit} requests wait.`,
         { retryAfterSeconds: this.#secondsUntilRoom() },
       );
     }
     this.#numPreparing += 1;
     try {
-      const result = await prepare();
+      const prepared = await prepare();
       // The state may have changed while a long prompt was tokenized.
-      this.checkOpen();
-      return result;
+      this.#checkOpen();
+      return start(prepared);
     } finally {
       this.#numPreparing -= 1;
     }
   }
 
-  checkOpen(): void {
+  #checkOpen(): void {
     const state = this.state;
     if (state === 'ready') return;
     throw new EngineError(
