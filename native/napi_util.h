@@ -16,8 +16,8 @@ namespace longhaul {
 
 // One for each environment (main thread, each worker thread) that loads the addon.
 struct AddonData {
-  Napi::FunctionReference error_class;    // empty until setErrorClass
-  Napi::FunctionReference engine_class;   // see addon.cc
+  Napi::FunctionReference error_class;   // empty until setErrorClass
+  Napi::FunctionReference engine_class;  // constructor of engine handles (addon_engine.cc)
 };
 
 inline AddonData& addon_data(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
@@ -35,6 +35,10 @@ inline Napi::Value to_js_error(Napi::Env env, const Status& status) {
   Napi::Object plain = Napi::Error::New(env, message.Utf8Value()).Value();
   plain.Set("code", code);
   return plain;
+}
+
+inline Napi::Error make_error(Napi::Env env, const Status& status) {
+  return Napi::Error(env, to_js_error(env, status));
 }
 
 // Throws the status; returns undefined for `return throw_status(...)`.
