@@ -19,12 +19,12 @@ const ARCHITECTURES = ['llama', 'qwen2', 'qwen3', 'gemma3'];
 const STYLE_INTERLEAVED = 0;
 const STYLE_HALF = 1;
 
-const GLOBAL_TENSORS: Record<string, string> = {
+export const GGUF_GLOBAL_TENSORS: Record<string, string> = {
   'token_embd.weight': 'token_embedding',
   'output_norm.weight': 'output_norm',
   'output.weight': 'lm_head',
 };
-const LAYER_TENSORS: Record<string, string> = {
+export const GGUF_LAYER_TENSORS: Record<string, string> = {
   'attn_norm.weight': 'attention_norm',
   'attn_q.weight': 'q_proj',
   'attn_k.weight': 'k_proj',
@@ -330,8 +330,8 @@ function mapTensors(gguf: GgufFile): NativeTensor[] {
 }
 
 function canonicalName(name: string): string | null {
-  if (Object.hasOwn(GLOBAL_TENSORS, name)) return GLOBAL_TENSORS[name]!;
+  if (Object.hasOwn(GGUF_GLOBAL_TENSORS, name)) return GGUF_GLOBAL_TENSORS[name]!;
   const match = /^blk\.(0|[1-9]\d{0,3})\.(.+)$/.exec(name);
-  if (!match || !Object.hasOwn(LAYER_TENSORS, match[2]!)) return null;
-  return `layers.${match[1]}.${LAYER_TENSORS[match[2]!]!}`;
+  if (!match || !Object.hasOwn(GGUF_LAYER_TENSORS, match[2]!)) return null;
+  return `layers.${match[1]}.${GGUF_LAYER_TENSORS[match[2]!]!}`;
 }

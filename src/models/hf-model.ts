@@ -120,7 +120,7 @@ function readConfig(outer: JsonFields, config: JsonFields, kind: Family): Native
     logitSoftcap: config.number('final_logit_softcapping') ?? 0,
     attentionSoftcap: config.number('attn_logit_softcapping') ?? 0,
     activation: readActivation(config, gemma),
-    qkvBias: kind.qkvBias || config.flag('attention_bias') === true,
+    qkvBias: kind.qkvBias,
     qkNorm: kind.qkNorm,
     postNorms: gemma,
     tiedEmbeddings:

@@ -7,6 +7,8 @@ export interface TokenizerDescription {
   eosTokenIds: number[];
   addBos: boolean;
   addEos: boolean;
+  /** Unicode normalization a text needs before it is encoded; absent = none. */
+  normalization?: 'NFC';
   /** Jinja source; null when the model has none. */
   chatTemplate: string | null;
   /** Text of bos/eos as chat templates want them. */
