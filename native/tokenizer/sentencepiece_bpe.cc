@@ -11,8 +11,6 @@
 namespace longhaul {
 namespace {
 
-constexpr std::string_view kMetaSpace = "\xE2\x96\x81";  // U+2581
-
 // Order-preserving: a higher score gives a lower number, equal scores equal numbers.
 uint32_t priority_of(float score) {
   const uint32_t bits = std::bit_cast<uint32_t>(score == 0.0f ? 0.0f : score);
@@ -74,19 +72,8 @@ Result<std::unique_ptr<FragmentEncoder>> SentencePieceBpe::create(const Tokenize
 
 void SentencePieceBpe::encode(std::string_view text, bool starts_text,
                               std::vector<int32_t>& out) const {
-  std::string rewritten;
-  const bool prefix = add_space_prefix_ && starts_text && !text.empty();
-  if (prefix || text.find(kMetaSpace) != std::string_view::npos) {
-    rewritten.reserve(text.size() + 1);
-    if (prefix) rewritten.push_back(' ');
-    for (size_t i = 0; i < text.size();) {
-      const size_t found = std::min(text.find(kMetaSpace, i), text.size());
-      rewritten.append(text.substr(i, found - i));
-      if (found < text.size()) rewritten.push_back(' ');
-      i = found < text.size() ? found + kMetaSpace.size() : found;
-    }
-    text = rewritten;
-  }
+  std::string prefixed;
+  if (add_space_prefix_ && starts_text) text = prefixed.append(" ").append(text);
   std::vector<Symbol> scratch;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = word_end(text, begin);

@@ -3,7 +3,8 @@
 // has becomes its UTF-8 bytes' tokens <0xNN>.
 //
 // Pieces spell a space as U+2581. The index here has them with plain spaces, so that text needs no
-// rewriting; a U+2581 typed in the text counts as a space, as it does in SentencePiece.
+// rewriting; a U+2581 typed in the text counts as a space, as it does in SentencePiece, and has
+// become one before it gets here.
 #pragma once
 
 #include <array>

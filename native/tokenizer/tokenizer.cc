@@ -1,5 +1,6 @@
 #include "tokenizer/tokenizer.h"
 
+#include <algorithm>
 #include <mutex>
 #include <unordered_map>
 
@@ -69,17 +70,25 @@ int parse_byte_token(std::string_view token) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-std::string with_plain_spaces(std::string_view piece) {
-  constexpr std::string_view kMetaSpace = "\xE2\x96\x81";
+constexpr std::string_view kMetaSpace = "\xE2\x96\x81";  // U+2581
+
+// `text` with each U+2581 as a space; `breaks` (null, or ascending offsets) move along.
+std::string with_plain_spaces(std::string_view text, std::vector<size_t>* breaks = nullptr) {
   std::string out;
-  for (size_t i = 0; i < piece.size();) {
-    if (piece.substr(i, kMetaSpace.size()) == kMetaSpace) {
-      out.push_back(' ');
-      i += kMetaSpace.size();
-    } else {
-      out.push_back(piece[i++]);
+  out.reserve(text.size());
+  size_t next_break = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t found = std::min(text.find(kMetaSpace, i), text.size());
+    const size_t removed = i - out.size();
+    for (; breaks && next_break < breaks->size() && (*breaks)[next_break] <= found; ++next_break) {
+      (*breaks)[next_break] -= removed;
     }
+    out.append(text.substr(i, found - i));
+    if (found == text.size()) break;
+    out.push_back(' ');
+    i = found + kMetaSpace.size();
   }
+  for (; breaks && next_break < breaks->size(); ++next_break) (*breaks)[next_break] = out.size();
   return out;
 }
 
@@ -97,6 +106,11 @@ Status decode_token(const TokenizerSpec& spec, size_t id, std::string& out) {
     }
     out.push_back(static_cast<char>(byte));
   } else if (type == TokenType::kControl || type == TokenType::kUnknown) {
+    if (spec.kind == "spm" && token.find(kMetaSpace) != std::string_view::npos) {
+      return error(ErrorCode::kUnsupported,
+                   "tokenizer control token %zu: expected no U+2581 in it, found \"%.64s\"", id,
+                   std::string(token).c_str());
+    }
     out = token;
   } else if (spec.kind == "spm") {
     out = with_plain_spaces(token);
@@ -131,12 +145,25 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::create(TokenizerSpec spec) {
                                     : SentencePieceBpe::create(spec, made->texts_);
   if (!encoder.ok()) return encoder.status();
   made->encoder_ = std::move(encoder.value());
+  made->meta_space_is_space_ = spec.kind == "spm";
   made->types_ = std::move(spec.types);
   return std::shared_ptr<const Tokenizer>(std::move(made));
 }
 
 void Tokenizer::encode(std::string_view text, bool parse_special,
                        const std::vector<size_t>& breaks, std::vector<int32_t>& out) const {
+  if (!meta_space_is_space_ || text.find(kMetaSpace) == std::string_view::npos) {
+    encode_parts(text, parse_special, breaks, out);
+    return;
+  }
+  std::vector<size_t> moved = breaks;
+  const std::string rewritten = with_plain_spaces(text, &moved);
+  encode_parts(rewritten, parse_special, moved, out);
+}
+
+void Tokenizer::encode_parts(std::string_view text, bool parse_special,
+                             const std::vector<size_t>& breaks,
+                             std::vector<int32_t>& out) const {
   size_t next_break = 0;
   bool starts_text = true;
   for (size_t begin = 0; begin < text.size();) {

@@ -87,6 +87,10 @@ class Tokenizer {
  private:
   Tokenizer();
 
+  void encode_parts(std::string_view text, bool parse_special, const std::vector<size_t>& breaks,
+                    std::vector<int32_t>& out) const;
+
+  bool meta_space_is_space_ = false;  // spm
   std::vector<uint8_t> types_;
   StringTable texts_;  // what each token decodes to
   std::unique_ptr<SpecialTokens> special_tokens_;
