@@ -21,6 +21,7 @@ export interface Prompt {
   tokens: Int32Array;
   /** The text as the client wrote it; null for token ids. */
   text: string | null;
+  /** 0 only scores the prompt. */
   maxTokens: number;
 }
 
@@ -91,8 +92,6 @@ export class Choice {
   /** Reads the choice to its end; call once. */
   async *updates(): AsyncGenerator<ChoiceUpdate> {
     const output = new OutputText(this.#job, this.#text);
-    // max_tokens 0 (score a prompt, generate nothing) runs one token that nobody sees.
-    const discard = this.prompt.maxTokens === 0;
     for await (const event of this.#stream) {
       switch (event.type) {
         case 'progress':
@@ -101,7 +100,7 @@ export class Choice {
           break;
         case 'tokens': {
           // Tokens that were under way when a stop string was seen are not part of the answer.
-          if (discard || output.stopped) break;
+          if (output.stopped) break;
           const delta = output.push(event.tokens);
           if (output.stopped) this.#stream.abort('stop');
           yield { type: 'delta', ...delta };
@@ -122,7 +121,7 @@ export class Choice {
           if (rest !== '') yield { type: 'delta', text: rest, tokens: [] };
           // The flush itself may complete a stop string.
           const reason =
-            output.stopped || (event.type === 'finish' && event.reason === 'stop' && !discard)
+            output.stopped || (event.type === 'finish' && event.reason === 'stop')
               ? 'stop'
               : 'length';
           const stopToken = event.type === 'finish' ? event.stopTokenId : null;
@@ -138,7 +137,7 @@ export class Choice {
 
   #stopReason(matched: string | null, stopTokenId: number | null): string | number | null {
     if (matched !== null) return matched;
-    if (stopTokenId === null || this.prompt.maxTokens === 0) return null;
+    if (stopTokenId === null) return null;
     return this.#job.stopTokenIds.includes(stopTokenId) ? stopTokenId : null;
   }
 }
@@ -267,7 +266,7 @@ export function startGeneration(
           sampling: {
             ...job.sampling,
             seed: BigInt.asUintN(64, job.seed + BigInt(k)),
-            maxTokens: Math.max(1, prompt.maxTokens),
+            maxTokens: prompt.maxTokens,
           },
           priority: job.priority,
           cacheSalt: job.cacheSalt,

@@ -27,7 +27,8 @@ export function samplingRequest(
     if (id >= text.vocabSize) throw outsideVocabulary(`stop_token_ids[${index}]`, id, text);
   });
   return {
-    ...logprobs,
+    numLogprobs: logprobs.numLogprobs,
+    numPromptLogprobs: logprobs.numPromptLogprobs,
     temperature: body.temperature ?? defaults.temperature ?? 1,
     topP: body.top_p ?? defaults.topP ?? 1,
     minP: body.min_p ?? 0,
@@ -69,8 +70,8 @@ export interface TokenRoom {
 export function resolveMaxTokens(room: TokenRoom): number {
   const left = room.contextLimit - room.promptTokens;
   const wanted = room.maxTokens ?? Math.min(room.defaultMaxTokens ?? left, left);
-  if (left < 1 || wanted > left) {
-    const asked = Math.max(1, wanted);
+  if (wanted > left || (left < 1 && room.maxTokens === null)) {
+    const asked = room.maxTokens ?? 1;
     throw new EngineError(
       'ERR_CONTEXT_TOO_LONG',
       `This model's context holds ${room.contextLimit} tokens, but ${room.promptTokens + asked} ` +

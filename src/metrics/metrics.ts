@@ -65,13 +65,17 @@ export class Metrics implements EngineObserver {
     this.#table.steps.inc();
     this.#table.stepSeconds.observe(step.seconds);
     this.#table.iterationTokens.observe(this.#labels, step.numTokens);
+    this.#table.promptTokens.inc(this.#labels, step.prefillTokens);
   }
 
   onFirstToken(request: { ttftSeconds: number; queueSeconds: number }): void {
     this.#table.timeToFirstToken.observe(this.#labels, request.ttftSeconds);
+    this.#table.generationTokens.inc(this.#labels);
   }
 
+  /** Tokens after the first one. */
   onToken(gapSeconds: number, count: number): void {
+    this.#table.generationTokens.inc(this.#labels, count);
     // Tokens of one step arrive together; each is counted as its share of the step's gap.
     for (let token = 0; token < count; token += 1) {
       this.#table.interTokenLatency.observe(this.#labels, gapSeconds / count);
@@ -105,6 +109,9 @@ export class Metrics implements EngineObserver {
     table.requestPromptTokens.observe(labels, usage.promptTokens);
     table.requestGenerationTokens.observe(labels, usage.completionTokens);
     table.requestPrefillComputed.observe(labels, computed);
+    table.promptTokensCached.inc(labels, usage.cachedTokens);
+    table.promptTokensBySource.inc({ ...labels, source: 'local_cache_hit' }, usage.cachedTokens);
+    table.promptTokensBySource.inc({ ...labels, source: 'local_compute' }, computed);
     if (usage.completionTokens > 1) {
       table.timePerOutputToken.observe(labels, decodeMs / 1000 / (usage.completionTokens - 1));
     }
