@@ -1,0 +1,798 @@
+/**
+ * Decides what each step computes: schedule() → plan, commit(result). No phases: a sequence has
+ * numComputedTokens and a length, and a step moves one toward the other under a token budget and a
+ * time budget. Pure and synchronous: no promises, no clock of its own, no native code.
+ *
+ * A step, in this order:
+ *   1. decodes: every running sequence that lacks one token, best rank first;
+ *   2. admission: waiting sequences in rank order, while slots and blocks for the whole prompt last;
+ *   3. prefill: what the time budget leaves, the shortest prompt first with half of it, so that a
+ *      short prompt is not stuck behind a long one, then the others in rank order.
+ * Rank is priority, then arrival. When blocks run out, the sequence of the worst rank that is not
+ * in the step yet gives up its blocks and is computed again later (its tokens stay).
+ *
+ * Progress: the best-ranked sequence can take the blocks of every other one, and submit() refuses
+ * what the whole pool could not hold.
+ */
+import type { BlockManager } from '../kv/block-manager.js';
+import { EngineError } from '../errors.js';
+import type { FinishReason, TokenWithLogprobs } from '../types.js';
+import type { Sequence } from './sequence.js';
+import { StepCostModel, type StepWork, prefillPairs } from './step-cost-model.js';
+import {
+  RECORD_STATUS,
+  SEQUENCE_FLAG,
+  StepPlanEncoder,
+  StepResultReader,
+  TOKEN_FROM_SLOT,
+} from './step-plan.js';
+
+/** Prefill never gets less than this in a step, however slow the decodes are. */
+const MIN_CHUNK_TOKENS = 16;
+/** While somebody decodes, prefill may add this share of the decodes' own time to a step. */
+const MIN_PREFILL_SHARE = 0.5;
+/** A step without decodes: long enough for throughput, short enough for admissions and aborts. */
+const IDLE_STEP_MS = 200;
+/** A step whose fixed cost (reading the weights) is high gets longer, to be worth that cost. */
+const IDLE_FIXED_MULTIPLE = 4;
+
+const EMPTY_HISTORY = new Int32Array(0);
+
+export interface SchedulerOptions {
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
+  vocabSize: number;
+  /** Gap between a stream's tokens that prefill chunks are sized for, ms. */
+  itlTargetMs: number;
+}
+
+/** Told what happened to sequences; called inside schedule() and commit(). */
+export interface SchedulerListener {
+  /** First time in the running set; `queriedTokens` went through the prefix cache. */
+  onAdmit(sequence: Sequence, queriedTokens: number): void;
+  onPreempt(sequence: Sequence): void;
+  onProgress(sequence: Sequence): void;
+  onPromptLogprobs(sequence: Sequence, entries: Array<TokenWithLogprobs | null>): void;
+  onTokens(sequence: Sequence, tokens: TokenWithLogprobs[]): void;
+  /** The sequence holds nothing any more. */
+  onFinish(sequence: Sequence, reason: FinishReason, stopTokenId: number | null): void;
+  onError(sequence: Sequence, error: EngineError): void;
+}
+
+interface Row {
+  sequence: Sequence;
+  slot: number;
+  nativeId: number;
+  start: number;
+  numTokens: number;
+  samples: boolean;
+}
+
+/** A planned step. Reused: valid until its result is committed. */
+export interface ScheduledStep {
+  readonly stepId: number;
+  /** The packet; valid until the next schedule(). */
+  words: Int32Array;
+  readonly rows: Row[];
+  readonly work: StepWork;
+  predictedMs: number;
+  numTokens: number;
+}
+
+export interface StepOutcome {
+  elapsedMs: number;
+  numTokens: number;
+  numSequences: number;
+  /** Prompt tokens computed or taken from the cache for the first time. */
+  prefillTokens: number;
+}
+
+/** A waiting sequence leaves its prefix to the sequence that is computing it. */
+interface PrefixWait {
+  leader: Sequence;
+  nativeId: number;
+  /** The leader registers this many blocks of the common prefix. */
+  numBlocks: number;
+}
+
+export class Scheduler {
+  readonly costModel = new StepCostModel();
+  /** Both sorted by rank, best first. */
+  readonly running: Sequence[] = [];
+  readonly waiting: Sequence[] = [];
+
+  private readonly manager: BlockManager;
+  private readonly options: SchedulerOptions;
+  private readonly listener: SchedulerListener;
+  private readonly encoder = new StepPlanEncoder();
+  private readonly freeSlots: number[] = [];
+  /** Slots whose CLOSE the next plan carries; they are on freeSlots already. */
+  private readonly slotsToClose: number[] = [];
+  private readonly inFlight: ScheduledStep[] = [];
+  private readonly spareSteps: ScheduledStep[] = [];
+  private readonly prefixWaits = new Map<Sequence, PrefixWait>();
+  private readonly candidates: Sequence[] = [];
+  private nextStepId = 1;
+  private nextNativeId = 1;
+
+  constructor(manager: BlockManager, options: SchedulerOptions, listener: SchedulerListener) {
+    this.manager = manager;
+    this.options = options;
+    this.listener = listener;
+    for (let slot = options.maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
+  }
+
+  get numInFlight(): number {
+    return this.inFlight.length;
+  }
+
+  /** True while some sequence could make progress now or after a step in flight. */
+  get hasWork(): boolean {
+    if (this.inFlight.length > 0) return true;
+    return this.running.some((s) => !s.isPaused) || this.waiting.some((s) => !s.isPaused);
+  }
+
+  /** Tokens of prompts that nobody has begun to compute. */
+  get numWaitingTokens(): number {
+    return this.waiting.reduce((sum, sequence) => sum + sequence.numTokens, 0);
+  }
+
+  add(sequence: Sequence): void {
+    insertByRank(this.waiting, sequence);
+  }
+
+  /**
+   * Takes a sequence out, wherever it is; its blocks are free when this returns. Says what native
+   * code may still be computing for it, or null.
+   */
+  remove(sequence: Sequence): { slot: number; sequenceId: number } | null {
+    if (sequence.status === 'finished') return null;
+    const native = sequence.isOpen
+      ? { slot: sequence.slot, sequenceId: sequence.nativeId }
+      : null;
+    if (sequence.status === 'waiting') removeFrom(this.waiting, sequence);
+    else this.stopRunning(sequence);
+    this.prefixWaits.delete(sequence);
+    sequence.status = 'finished';
+    return native;
+  }
+
+  /** The next step, or null when nothing can run before a step in flight has finished. */
+  schedule(nowMs: number): ScheduledStep | null {
+    const step = this.takeStep();
+    this.scheduleDecodes(step);
+    step.predictedMs = this.costModel.predictMs(step.work);
+    this.admit(step, nowMs);
+    this.schedulePrefills(step);
+    if (step.rows.length === 0) {
+      this.spareSteps.push(step);
+      return null;
+    }
+    step.predictedMs = this.costModel.predictMs(step.work);
+    this.encode(step);
+    this.inFlight.push(step);
+    this.nextStepId++;
+    return step;
+  }
+
+  /** Takes the result of the oldest step in flight. Throws when it is not that step's. */
+  commit(result: Int32Array, nowMs: number): StepOutcome {
+    const step = this.inFlight.shift();
+    const reader = new StepResultReader(result);
+    if (!step || reader.stepId !== step.stepId || reader.numSequences !== step.rows.length) {
+      throw new Error(
+        `result of step ${reader.stepId} with ${reader.numSequences} records, expected step ` +
+          `${step?.stepId} with ${step?.rows.length}`,
+      );
+    }
+    const elapsedMs = reader.elapsedMicros / 1000;
+    let prefillTokens = 0;
+    for (const row of step.rows) {
+      if (!reader.next() || reader.slot !== row.slot || reader.sequenceId !== row.nativeId) {
+        throw new Error(
+          `step ${step.stepId}: record of slot ${reader.slot}, sequence ${reader.sequenceId}, ` +
+            `expected slot ${row.slot}, sequence ${row.nativeId}`,
+        );
+      }
+      prefillTokens += this.commitRow(row, reader, nowMs);
+    }
+    // Rows that native code dropped make the step shorter than its work: no measurement.
+    if (reader.numTokens === step.numTokens) this.costModel.observe(step.work, elapsedMs);
+    const outcome = {
+      elapsedMs,
+      numTokens: reader.numTokens,
+      numSequences: step.rows.length,
+      prefillTokens,
+    };
+    this.recycle(step);
+    return outcome;
+  }
+
+  /** Full check of blocks, slots and queues; throws an Error that says what is wrong. */
+  checkIntegrity(): void {
+    this.manager.checkIntegrity(this.running.map((sequence) => sequence.blocks));
+    const slots = new Set(this.freeSlots);
+    if (slots.size !== this.freeSlots.length) throw new Error('a free slot is listed twice');
+    for (const list of [this.running, this.waiting]) {
+      const status = list === this.running ? 'running' : 'waiting';
+      list.forEach((sequence, index) => {
+        if (sequence.status !== status) {
+          throw new Error(`sequence ${sequence.arrival} is ${sequence.status} among the ${status}`);
+        }
+        const before = list[index - 1];
+        if (before && !before.ranksBefore(sequence)) throw new Error(`${status}: wrong order`);
+      });
+    }
+    for (const sequence of this.running) this.checkRunning(sequence, slots);
+    if (slots.size !== this.options.maxNumSeqs) {
+      throw new Error(`${slots.size} of ${this.options.maxNumSeqs} slots are accounted for`);
+    }
+    for (const sequence of this.waiting) {
+      if (sequence.blocks.numBlocks !== 0 || sequence.slot !== -1) {
+        throw new Error(`waiting sequence ${sequence.arrival} holds blocks or a slot`);
+      }
+    }
+  }
+
+  private checkRunning(sequence: Sequence, slots: Set<number>): void {
+    const { arrival, slot, blocks } = sequence;
+    if (slots.has(slot)) throw new Error(`slot ${slot} of sequence ${arrival} is taken twice`);
+    slots.add(slot);
+    const covered = blocks.numBlocks * this.manager.blockSize;
+    if (sequence.numComputedTokens > covered) {
+      throw new Error(
+        `sequence ${arrival}: ${sequence.numComputedTokens} tokens computed, ${covered} covered`,
+      );
+    }
+    if (
+      sequence.numCommittedTokens > sequence.numComputedTokens ||
+      sequence.numComputedTokens > sequence.numTokens + sequence.numPendingSamples
+    ) {
+      throw new Error(`sequence ${arrival}: token counts out of order`);
+    }
+  }
+
+  // --- planning -----------------------------------------------------------------------------
+
+  private scheduleDecodes(step: ScheduledStep): void {
+    const { candidates } = this;
+    candidates.length = 0;
+    for (const sequence of this.running) {
+      if (!sequence.isPaused && sequence.numRemainingTokens === 1) candidates.push(sequence);
+    }
+    for (const sequence of candidates) {
+      if (step.numTokens >= this.options.maxNumBatchedTokens) return;
+      // An earlier candidate may have taken its blocks.
+      if (sequence.status !== 'running') continue;
+      this.manager.slide(sequence.blocks, sequence.numComputedTokens);
+      if (!this.ensureBlocks(step, sequence, sequence.numComputedTokens + 1)) continue;
+      step.work.decodeRows++;
+      step.work.decodeContext += sequence.numComputedTokens + 1;
+      this.addRow(step, sequence, 1);
+    }
+  }
+
+  /** Moves waiting sequences into the running set, in rank order. */
+  private admit(step: ScheduledStep, nowMs: number): void {
+    if (step.numTokens >= this.options.maxNumBatchedTokens) return;
+    let reserved = -1;
+    for (let i = 0; i < this.waiting.length; ) {
+      const sequence = this.waiting[i]!;
+      if (!this.isAdmissible(sequence, step)) {
+        i++;
+        continue;
+      }
+      if (this.freeSlots.length === 0) {
+        if (!this.preemptPaused(step)) return;
+        i = 0;
+        continue;
+      }
+      const queried = sequence.owesPromptLogprobs ? 0 : sequence.numTokens - 1;
+      const match = this.manager.matchPrefix(sequence.blocks, sequence.tokens, queried);
+      if (queried > 0 && this.waitForLeader(sequence, match.numBlocks)) {
+        i++;
+        continue;
+      }
+      if (reserved < 0) reserved = this.reservedBlocks();
+      const need = this.blocksForPrompt(sequence, match.numBlocks);
+      const taken = need + match.numUnreferenced;
+      // Alone it may run however little is left: nobody else will give anything back.
+      if (this.running.length > 0 && reserved + taken > this.manager.pool.numAvailable) {
+        if (!this.preemptPaused(step)) return;
+        i = 0;
+        continue;
+      }
+      reserved += need;
+      this.waiting.splice(i, 1);
+      this.startRunning(sequence, match.numBlocks, nowMs, queried);
+    }
+  }
+
+  /** A reader that is behind does not keep others from starting. */
+  private preemptPaused(step: ScheduledStep): boolean {
+    const paused = this.running.findLast((sequence) => sequence.isPaused);
+    if (!paused) return false;
+    this.preempt(step, paused);
+    return true;
+  }
+
+  private isAdmissible(sequence: Sequence, step: ScheduledStep): boolean {
+    if (sequence.isPaused || sequence.numPendingSamples > 0) return false;
+    // Out and in within one step would only move its blocks around.
+    if (sequence.preemptedStepId === step.stepId) return false;
+    const wait = this.prefixWaits.get(sequence);
+    if (!wait) return true;
+    const { leader, nativeId, numBlocks } = wait;
+    if (
+      leader.status === 'running' &&
+      !leader.isPaused &&
+      leader.nativeId === nativeId &&
+      leader.blocks.numRegistered < numBlocks
+    ) {
+      return false;
+    }
+    this.prefixWaits.delete(sequence);
+    return true;
+  }
+
+  /**
+   * True when a running sequence is about to compute the first block this one lacks. Then it waits
+   * until that sequence has passed what they have in common, or has left: a burst on one prompt
+   * prefills once. Only running sequences are waited for and those wait for nobody.
+   */
+  private waitForLeader(sequence: Sequence, numMatched: number): boolean {
+    if (!this.manager.cache) return false;
+    const { blockSize } = this.manager;
+    const wanted = Math.floor((sequence.numTokens - 1) / blockSize);
+    if (numMatched >= wanted) return false;
+    for (const leader of this.running) {
+      if (leader.isPaused || leader.blocks.numRegistered > numMatched) continue;
+      const planned = Math.min(wanted, Math.floor(leader.numPromptTokens / blockSize));
+      if (planned <= numMatched) continue;
+      sequence.blocks.chain.extend(sequence.tokens, numMatched + 1);
+      leader.blocks.chain.extend(leader.tokens, numMatched + 1);
+      if (!sequence.blocks.chain.equals(leader.blocks.chain, numMatched)) continue;
+      const numBlocks = Math.floor(commonLength(sequence, leader, planned * blockSize) / blockSize);
+      this.prefixWaits.set(sequence, { leader, nativeId: leader.nativeId, numBlocks });
+      return true;
+    }
+    return false;
+  }
+
+  /** Blocks that running sequences will still take to finish their prompts. */
+  private reservedBlocks(): number {
+    let sum = 0;
+    for (const sequence of this.running) {
+      if (sequence.numRemainingTokens <= 1) continue;
+      sum += this.manager.blocksUntil(
+        sequence.blocks,
+        sequence.numTokens,
+        this.options.maxNumBatchedTokens,
+      );
+    }
+    return sum;
+  }
+
+  /** Blocks to compute all of its tokens and one more, beyond the matched ones. */
+  private blocksForPrompt(sequence: Sequence, numMatched: number): number {
+    const { manager, options } = this;
+    const all = manager.blocksForLength(sequence.numTokens + 1, options.maxNumBatchedTokens);
+    const matched = manager.blocksForLength(numMatched * manager.blockSize);
+    return Math.max(0, all - matched);
+  }
+
+  private startRunning(
+    sequence: Sequence,
+    numMatched: number,
+    nowMs: number,
+    queriedTokens: number,
+  ): void {
+    this.manager.attachPrefix(sequence.blocks, sequence.tokens, numMatched);
+    const numHitTokens = numMatched * this.manager.blockSize;
+    sequence.numComputedTokens = numHitTokens;
+    sequence.numCommittedTokens = numHitTokens;
+    sequence.slot = this.freeSlots.pop()!;
+    sequence.nativeId = this.nextNativeId;
+    this.nextNativeId = this.nextNativeId === 0x7fffffff ? 1 : this.nextNativeId + 1;
+    sequence.status = 'running';
+    insertByRank(this.running, sequence);
+    if (sequence.admittedMs !== null) return;
+    sequence.admittedMs = nowMs;
+    sequence.numCachedTokens = numHitTokens;
+    this.listener.onAdmit(sequence, queriedTokens);
+  }
+
+  private schedulePrefills(step: ScheduledStep): void {
+    const { candidates } = this;
+    candidates.length = 0;
+    for (const sequence of this.running) {
+      if (sequence.isPaused || sequence.scheduledStepId === step.stepId) continue;
+      if (sequence.numRemainingTokens > 0) candidates.push(sequence);
+    }
+    if (candidates.length === 0) return;
+    const shortest = shortestOfBestPriority(candidates);
+    const budget = {
+      ms: this.prefillMs(step),
+      tokens: this.options.maxNumBatchedTokens - step.numTokens,
+    };
+    const isAlone = candidates.length === 1;
+    this.prefill(step, shortest, budget, isAlone ? 1 : 0.5);
+    for (const sequence of candidates) {
+      if (sequence !== shortest) this.prefill(step, sequence, budget, 1);
+    }
+    // What the others could not use (their blocks or tokens ran out) goes on to the shortest.
+    if (!isAlone) this.prefill(step, shortest, budget, 1);
+  }
+
+  /** Milliseconds this step may spend on prefill. */
+  private prefillMs(step: ScheduledStep): number {
+    const decodeMs = step.predictedMs;
+    if (step.work.decodeRows > 0) {
+      return Math.max(this.options.itlTargetMs - decodeMs, decodeMs * MIN_PREFILL_SHARE);
+    }
+    const fixedMs = this.costModel.fixedMs;
+    return Math.max(IDLE_STEP_MS - fixedMs, fixedMs * IDLE_FIXED_MULTIPLE);
+  }
+
+  /** Gives one sequence a share of what is left of the prefill budget; extends its row if it has one. */
+  private prefill(
+    step: ScheduledStep,
+    sequence: Sequence,
+    budget: { ms: number; tokens: number },
+    share: number,
+  ): void {
+    // It may have been preempted for one before it, or have got all it can use already.
+    if (sequence.status !== 'running' || budget.tokens <= 0) return;
+    const row = this.rowOf(step, sequence);
+    const remaining = sequence.numRemainingTokens;
+    if (row?.samples || remaining <= 0) return;
+    const start = sequence.numComputedTokens;
+    let chunk = this.costModel.prefillTokensWithin(budget.ms * share, start);
+    if (step.work.prefillTokens === 0) chunk = Math.max(chunk, MIN_CHUNK_TOKENS);
+    chunk = Math.min(chunk, remaining, Math.ceil(budget.tokens * share));
+    chunk = this.alignChunk(start, chunk, remaining);
+    if (chunk <= 0) return;
+    if (row === null) {
+      this.manager.slide(sequence.blocks, start);
+      if (!this.ensureBlocks(step, sequence, start + 1)) return;
+    }
+    chunk = Math.min(chunk, this.manager.coverableTokens(sequence.blocks) - start);
+    if (chunk <= 0) return;
+    this.manager.append(sequence.blocks, start + chunk);
+    budget.ms -= this.costModel.prefillMs(start, chunk);
+    budget.tokens -= chunk;
+    step.work.prefillTokens += chunk;
+    step.work.prefillPairs += prefillPairs(start, chunk);
+    if (row) this.extendRow(step, row, chunk);
+    else this.addRow(step, sequence, chunk);
+  }
+
+  /** Chunks that do not finish a prompt end on a block border, so that its blocks fill evenly. */
+  private alignChunk(start: number, chunk: number, remaining: number): number {
+    if (chunk >= remaining) return remaining;
+    const { blockSize } = this.manager;
+    const end = start + chunk;
+    const aligned = end - (end % blockSize);
+    return aligned > start ? aligned - start : chunk;
+  }
+
+  private addRow(step: ScheduledStep, sequence: Sequence, count: number): void {
+    sequence.scheduledStepId = step.stepId;
+    const row = {
+      sequence,
+      slot: sequence.slot,
+      nativeId: sequence.nativeId,
+      start: sequence.numComputedTokens,
+      numTokens: 0,
+      samples: false,
+    };
+    step.rows.push(row);
+    this.extendRow(step, row, count);
+  }
+
+  private extendRow(step: ScheduledStep, row: Row, count: number): void {
+    const { sequence } = row;
+    step.numTokens += count;
+    row.numTokens += count;
+    sequence.numComputedTokens += count;
+    const isComplete =
+      sequence.numComputedTokens === sequence.numTokens + sequence.numPendingSamples;
+    row.samples = isComplete && sequence.sampling.maxTokens > 0;
+    if (row.samples) sequence.numPendingSamples++;
+  }
+
+  private rowOf(step: ScheduledStep, sequence: Sequence): Row | null {
+    if (sequence.scheduledStepId !== step.stepId) return null;
+    return step.rows.find((row) => row.sequence === sequence) ?? null;
+  }
+
+  // --- blocks -------------------------------------------------------------------------------
+
+  /**
+   * Makes the tables of a running sequence cover `numTokens` tokens, preempting worse-ranked ones
+   * that are not in this step. False: it stays out of this step, with what it holds.
+   */
+  private ensureBlocks(step: ScheduledStep, sequence: Sequence, numTokens: number): boolean {
+    while (!this.manager.append(sequence.blocks, numTokens)) {
+      const victim = this.pickVictim(step, sequence);
+      if (victim) {
+        this.preempt(step, victim);
+        continue;
+      }
+      // Somebody else's progress will free blocks, or a step in flight will complete blocks that
+      // then slide out of a window of this one. If neither is there, nothing ever will.
+      if (this.isAlone(sequence) && this.inFlight.length === 0) this.failForBlocks(sequence);
+      return false;
+    }
+    return true;
+  }
+
+  /**
+   * Whose blocks `sequence` may take: a paused sequence, else the worst-ranked one below it.
+   * Sequences of this step are spared; null when nobody is left.
+   */
+  private pickVictim(step: ScheduledStep, sequence: Sequence): Sequence | null {
+    let worst: Sequence | null = null;
+    for (let i = this.running.length - 1; i >= 0; i--) {
+      const other = this.running[i]!;
+      if (other === sequence || other.scheduledStepId === step.stepId) continue;
+      if (other.blocks.numBlocks === 0) continue;
+      if (other.isPaused) return other;
+      if (worst === null && sequence.ranksBefore(other)) worst = other;
+    }
+    return worst;
+  }
+
+  private isAlone(sequence: Sequence): boolean {
+    return this.running.every((other) => other === sequence || other.blocks.numBlocks === 0);
+  }
+
+  private preempt(step: ScheduledStep, sequence: Sequence): void {
+    this.stopRunning(sequence);
+    sequence.status = 'waiting';
+    sequence.preemptedStepId = step.stepId;
+    sequence.numPreemptions++;
+    insertByRank(this.waiting, sequence);
+    this.listener.onPreempt(sequence);
+  }
+
+  /** Releases slot and blocks at once; see block-manager.ts for why that is safe in flight. */
+  private stopRunning(sequence: Sequence): void {
+    removeFrom(this.running, sequence);
+    this.manager.release(sequence.blocks);
+    if (sequence.isOpen) this.slotsToClose.push(sequence.slot);
+    this.freeSlots.push(sequence.slot);
+    sequence.resetProgress();
+  }
+
+  private failForBlocks(sequence: Sequence): void {
+    const held = sequence.blocks.numBlocks;
+    this.remove(sequence);
+    const message =
+      `No KV block is left for this request: it holds ${held} of ` +
+      `${this.manager.pool.numBlocks} blocks and no other request runs.`;
+    this.listener.onError(sequence, new EngineError('ERR_KV_EXHAUSTED', message));
+  }
+
+  // --- the packet ---------------------------------------------------------------------------
+
+  private encode(step: ScheduledStep): void {
+    const { encoder } = this;
+    encoder.begin(step.stepId);
+    // First, so that a slot closed here can be opened again in the same plan.
+    for (const slot of this.slotsToClose) encoder.close(slot);
+    this.slotsToClose.length = 0;
+    // Drops of everybody before the first append: a block may change hands within one plan.
+    if (this.manager.hasWindows) for (const sequence of this.running) this.encodeDrops(sequence);
+    for (const row of step.rows) {
+      if (!row.sequence.isOpen) this.encodeOpen(row.sequence);
+      this.encodeTables(row.sequence);
+      this.encodeRow(row);
+    }
+    step.words = encoder.finish();
+  }
+
+  private encodeOpen(sequence: Sequence): void {
+    sequence.isOpen = true;
+    const { vocabSize } = this.options;
+    this.encoder.open({
+      slot: sequence.slot,
+      sequenceId: sequence.nativeId,
+      numPromptTokens: sequence.numPromptTokens,
+      sampling: sequence.sampling,
+      stopTokenIds: sequence.sampling.stopTokenIds.filter((id) => id >= 0 && id < vocabSize),
+      history: sequence.hasPenalty
+        ? sequence.tokens.subarray(0, sequence.numTokens)
+        : EMPTY_HISTORY,
+    });
+  }
+
+  /** Also for a sequence without a row: its window may have moved before it ran out of blocks. */
+  private encodeDrops(sequence: Sequence): void {
+    const { blocks, slot } = sequence;
+    // What native code was never told of is sent as holes.
+    if (blocks.numSent === 0) return;
+    for (let group = 0; group < blocks.tables.length; group++) {
+      const numDropped = blocks.numDropped[group]!;
+      if (blocks.numDroppedSent[group]! >= numDropped) continue;
+      blocks.numDroppedSent[group] = numDropped;
+      this.encoder.dropPrefix(slot, group, numDropped);
+    }
+  }
+
+  private encodeTables(sequence: Sequence): void {
+    const { blocks, slot } = sequence;
+    if (blocks.numSent === blocks.numBlocks) return;
+    for (let group = 0; group < blocks.tables.length; group++) {
+      const table = blocks.tables[group]!;
+      this.encoder.append(slot, group, table, blocks.numSent, blocks.numBlocks);
+      if (blocks.numSent === 0) blocks.numDroppedSent[group] = blocks.numDropped[group]!;
+    }
+    blocks.numSent = blocks.numBlocks;
+  }
+
+  private encodeRow(row: Row): void {
+    const { sequence, start, numTokens } = row;
+    const end = start + numTokens;
+    const owesPrompt = sequence.owesPromptLogprobs && start < sequence.numPromptTokens - 1;
+    const flags =
+      (row.samples ? SEQUENCE_FLAG.sample : 0) | (owesPrompt ? SEQUENCE_FLAG.promptLogprobs : 0);
+    const nextToken = owesPrompt && end < sequence.numPromptTokens ? sequence.tokens[end]! : -1;
+    this.encoder.sequence(row.slot, row.nativeId, numTokens, start, flags, nextToken);
+    const known = Math.min(end, sequence.numTokens);
+    if (numTokens === 1 && known === end) this.encoder.pushToken(sequence.tokens[start]!);
+    else if (known > start) this.encoder.pushTokens(sequence.tokens.subarray(start, known));
+    for (let i = known; i < end; i++) this.encoder.pushToken(TOKEN_FROM_SLOT);
+  }
+
+  // --- results ------------------------------------------------------------------------------
+
+  /** Returns the prompt tokens this row counts for. */
+  private commitRow(row: Row, reader: StepResultReader, nowMs: number): number {
+    const { sequence } = row;
+    // Ended since it was planned: the row's outcome is nobody's.
+    if (sequence.status === 'finished') return 0;
+    if (reader.status !== RECORD_STATUS.ok) {
+      this.failRow(sequence, reader.status);
+      return 0;
+    }
+    const end = row.start + row.numTokens;
+    const isCurrent = sequence.status === 'running' && sequence.nativeId === row.nativeId;
+    if (isCurrent) sequence.numCommittedTokens = end;
+    const prefillTokens = countPrefill(sequence, end);
+    if (sequence.owesPromptLogprobs) this.collectPromptLogprobs(row, reader);
+    if (!row.samples) {
+      // Registered before anybody reacts to the event: a listener may abort the sequence.
+      if (isCurrent) this.manager.register(sequence.blocks, sequence.tokens, end);
+      this.commitPrefill(sequence, end);
+      return prefillTokens;
+    }
+    this.commitSample(sequence, reader, isCurrent, nowMs);
+    return prefillTokens;
+  }
+
+  private commitPrefill(sequence: Sequence, end: number): void {
+    if (sequence.sampling.maxTokens === 0 && end >= sequence.numPromptTokens) {
+      this.remove(sequence);
+      this.listener.onFinish(sequence, 'length', null);
+      return;
+    }
+    if (end <= sequence.reportedProgress || end > sequence.numPromptTokens) return;
+    sequence.reportedProgress = end;
+    this.listener.onProgress(sequence);
+  }
+
+  private commitSample(
+    sequence: Sequence,
+    reader: StepResultReader,
+    isCurrent: boolean,
+    nowMs: number,
+  ): void {
+    if (reader.numSampled === 0) {
+      throw new Error(`sequence ${reader.sequenceId} sampled nothing`);
+    }
+    sequence.numPendingSamples--;
+    const tokens: TokenWithLogprobs[] = [];
+    let ended = null;
+    for (let i = 0; i < reader.numSampled && !ended; i++) {
+      const token = reader.sampledToken(i);
+      tokens.push(token);
+      ended = sequence.appendToken(token.tokenId);
+    }
+    if (isCurrent) {
+      this.manager.register(sequence.blocks, sequence.tokens, sequence.numCommittedTokens);
+    }
+    sequence.firstTokenMs ??= nowMs;
+    if (ended) this.remove(sequence);
+    this.listener.onTokens(sequence, tokens);
+    sequence.lastTokenMs = nowMs;
+    if (ended) this.listener.onFinish(sequence, ended.reason, ended.stopTokenId);
+  }
+
+  private collectPromptLogprobs(row: Row, reader: StepResultReader): void {
+    const { sequence } = row;
+    const entries = sequence.promptLogprobs!;
+    for (let i = 0; i < reader.numPromptRows; i++) {
+      const position = row.start + i + 1;
+      if (position < entries.length) entries[position] = reader.promptToken(i);
+    }
+    if (row.start + row.numTokens < sequence.numPromptTokens - 1) return;
+    sequence.promptLogprobsSent = true;
+    this.listener.onPromptLogprobs(sequence, entries);
+  }
+
+  private failRow(sequence: Sequence, status: number): void {
+    this.remove(sequence);
+    const what =
+      status === RECORD_STATUS.notFinite
+        ? 'The model produced logits that are not finite; the sequence cannot go on.'
+        : `The engine dropped the sequence's rows (status ${status}).`;
+    this.listener.onError(sequence, new EngineError('ERR_INTERNAL', what));
+  }
+
+  private takeStep(): ScheduledStep {
+    const step = this.spareSteps.pop() ?? {
+      stepId: 0,
+      words: EMPTY_HISTORY,
+      rows: [],
+      work: { prefillTokens: 0, decodeRows: 0, decodeContext: 0, prefillPairs: 0 },
+      predictedMs: 0,
+      numTokens: 0,
+    };
+    (step as { stepId: number }).stepId = this.nextStepId;
+    step.rows.length = 0;
+    step.numTokens = 0;
+    step.work.prefillTokens = 0;
+    step.work.decodeRows = 0;
+    step.work.decodeContext = 0;
+    step.work.prefillPairs = 0;
+    return step;
+  }
+
+  private recycle(step: ScheduledStep): void {
+    step.rows.length = 0;
+    this.spareSteps.push(step);
+  }
+}
+
+function insertByRank(list: Sequence[], sequence: Sequence): void {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle]!.ranksBefore(sequence)) low = middle + 1;
+    else high = middle;
+  }
+  list.splice(low, 0, sequence);
+}
+
+function removeFrom(list: Sequence[], sequence: Sequence): void {
+  const index = list.indexOf(sequence);
+  if (index < 0) throw new Error(`sequence ${sequence.arrival} is not where its status says`);
+  list.splice(index, 1);
+}
+
+/** Fewest remaining tokens among the sequences of the best priority; ties go to the better rank. */
+function shortestOfBestPriority(sequences: readonly Sequence[]): Sequence {
+  let shortest = sequences[0]!;
+  for (const sequence of sequences) {
+    if (sequence.priority !== shortest.priority) break;
+    if (sequence.numRemainingTokens < shortest.numRemainingTokens) shortest = sequence;
+  }
+  return shortest;
+}
+
+/** Length of the common prefix of two sequences' prompts, at most `limit`. */
+function commonLength(a: Sequence, b: Sequence, limit: number): number {
+  for (let i = 0; i < limit; i++) {
+    if (a.tokens[i] !== b.tokens[i]) return i;
+  }
+  return limit;
+}
+
+function countPrefill(sequence: Sequence, end: number): number {
+  const reached = Math.min(end, sequence.numPromptTokens);
+  const counted = Math.max(0, reached - sequence.numPrefillCounted);
+  sequence.numPrefillCounted += counted;
+  return counted;
+}
