@@ -119,6 +119,12 @@ class Unit {
       blocks_[i - first_in_slice] =
           layer_.store.keys(id, layer_.params.layer_in_block, kv_head_);
     }
+    const int32_t next = (slice + 1) * kSliceTokens / layout.block_size;
+    const bool has_next = slice + 1 < item_.slice_end && next < sequence_.num_blocks &&
+                          layer_.store.contains(sequence_.block_table[next]);
+    next_keys_ = has_next ? layer_.store.keys(sequence_.block_table[next],
+                                              layer_.params.layer_in_block, kv_head_)
+                          : nullptr;
   }
 
   void run_bundle(int32_t bundle, int32_t slice) {
@@ -149,6 +155,7 @@ class Unit {
     args.last = last;
     args.blocks = blocks_;
     args.values_offset = layer_.store.values_offset();
+    args.next_keys = next_keys_;
     args.block_size = layer_.store.layout().block_size;
     args.head_dim = layer_.head_dim;
     args.f16 = layer_.store.layout().dtype == DType::kF16;
@@ -187,6 +194,7 @@ class Unit {
   float* fresh_;     // [kQueryRowsMax][head_dim + 2] partials of the current slice
   float* scores_;    // [kQueryRowsMax][kSliceKeys]
   const uint16_t* blocks_[kSliceBlocksMax] = {};
+  const uint16_t* next_keys_ = nullptr;
 };
 
 void combine_row(const Layer& layer, const AttentionCombine& combine, int32_t head, float* sum) {

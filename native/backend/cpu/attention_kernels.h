@@ -36,6 +36,7 @@ struct AttentionSliceArgs {
   // blocks without a visible key. V begins values_offset elements later.
   const uint16_t* const* blocks = nullptr;
   int64_t values_offset = 0;
+  const uint16_t* next_keys = nullptr;  // K of the next slice's first block, to prefetch; or null
   int32_t block_size = 0;
   int32_t head_dim = 0;
   bool f16 = false;                 // else bf16

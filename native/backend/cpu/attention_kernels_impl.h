@@ -37,9 +37,38 @@ static inline Spans spans_of(const AttentionSliceArgs& args) {
   return spans;
 }
 
-// Scores of R rows for T vectors of keys, beginning `lane` tokens into a tile. `ahead` is the
-// distance in elements to the unit that will be wanted one block later: blocks lie anywhere, so
-// the hardware cannot guess it.
+// The order in which a call reads memory: K of its blocks, V of its blocks, K of the first block
+// of the next slice. Blocks lie anywhere, so the hardware cannot guess it: while one piece is
+// read, the piece kAhead later is asked for, unit by unit. Two pieces (8 KB at head_dim 64) take a
+// few hundred ns of work, somewhat more than memory takes to answer.
+struct ReadOrder {
+  static constexpr int kAhead = 2;
+  const uint16_t* pieces[2 * kSliceBlocksMax + 1];
+  int count = 0;
+  int first_block = 0;  // of the slice, that pieces[0] belongs to
+  int first_value = 0;  // index of the first piece of V
+
+  void add(const uint16_t* piece) { pieces[count++] = piece; }
+  // Elements from a unit of piece i to the one to ask for.
+  ptrdiff_t ahead(int i) const {
+    return i + kAhead < count ? pieces[i + kAhead] - pieces[i] : 0;
+  }
+};
+
+static inline ReadOrder read_order(const AttentionSliceArgs& args, int first, int last) {
+  ReadOrder order;
+  const int begin = first / args.block_size, end = (last - 1) / args.block_size;
+  order.first_block = begin;
+  order.first_value = end - begin + 1;
+  for (int b = begin; b <= end; ++b) order.add(args.blocks[b]);
+  for (int b = begin; b <= end; ++b) order.add(args.blocks[b] + args.values_offset);
+  if (args.next_keys) order.add(args.next_keys);
+  return order;
+}
+
+static inline void ask_for(const uint16_t* unit) { __builtin_prefetch(unit, 0, 2); }
+
+// Scores of R rows for T vectors of keys, beginning `lane` tokens into a tile.
 template <int R, int T, bool kF16>
 static inline void score_vectors(const float* q, const uint16_t* tile, int lane, int half_dim,
                                  ptrdiff_t ahead, float* scores) {
@@ -58,7 +87,7 @@ static inline void score_vectors(const float* q, const uint16_t* tile, int lane,
     for (int t = 0; t < T; ++t) {
       const int token = lane + t * L::kWidth;
       const uint16_t* at = unit + token / kTile * tile_elements;
-      if (token % kTile == 0) __builtin_prefetch(at + ahead);
+      if (token % kTile == 0) ask_for(at + ahead);
       L::template load_pair<kF16>(at, token % kTile, k_even[t], k_odd[t]);
     }
     const float* q_pair = q + i * (2 * R);
@@ -84,7 +113,8 @@ static inline void score_vectors(const float* q, const uint16_t* tile, int lane,
 // Scores of the tiles that hold the keys [first, last). Tokens of those tiles outside the range
 // may be unused slots: their scores are never read.
 template <int R, bool kF16>
-static void score_slice(const AttentionSliceArgs& args, int first, int last) {
+static void score_slice(const AttentionSliceArgs& args, const ReadOrder& order, int first,
+                        int last) {
   constexpr int T = R * 4 <= Lanes::kAccumulators ? 2 : 1;
   constexpr int kStep = T * Lanes::kWidth;
   const int block_size = args.block_size;
@@ -92,10 +122,7 @@ static void score_slice(const AttentionSliceArgs& args, int first, int last) {
   const int last_block = (last - 1) / block_size;
   for (int b = first / block_size; b <= last_block; ++b) {
     const uint16_t* keys = args.blocks[b];
-    // After the last keys come the first values.
-    const ptrdiff_t ahead =
-        b < last_block ? args.blocks[b + 1] - keys
-                       : args.blocks[first / block_size] + args.values_offset - keys;
+    const ptrdiff_t ahead = order.ahead(b - first / block_size);
     const int begin = max_of(first - b * block_size, 0) / 32 * 32;
     const int end = min_of(last - b * block_size, block_size);
     for (int t = begin; t < end; t += kStep) {
@@ -180,7 +207,7 @@ static inline void add_values(const float* p, const uint16_t* values, int channe
     for (int d = 0; d < D; ++d) {
       const int c = channel + d * L::kWidth;
       const uint16_t* at = unit + c / kTile * group;
-      if (c % kTile == 0) __builtin_prefetch(at + ahead);
+      if (c % kTile == 0) ask_for(at + ahead);
       L::F even, odd;
       L::template load_pair<kF16>(at, c % kTile, even, odd);
       if (use_even) {
@@ -209,15 +236,17 @@ static inline void add_values(const float* p, const uint16_t* values, int channe
 // the range must be visible to all of them: a hidden one must not even be multiplied by zero, as
 // its slot may hold anything.
 template <int R, bool kF16>
-static void add_slice_values(const AttentionSliceArgs& args, int row, int first, int last) {
+static void add_slice_values(const AttentionSliceArgs& args, const ReadOrder& order, int row,
+                             int first, int last) {
   constexpr int kAcc = Lanes::kAccumulators;
   constexpr int D = R * 8 <= kAcc ? 8 : R * 4 <= kAcc ? 4 : R * 2 <= kAcc ? 2 : 1;
   const int block_size = args.block_size, half_block = block_size / 2;
   const int vectors = args.head_dim / Lanes::kWidth;
   const int last_block = (last - 1) / block_size;
-  for (int b = first / block_size; b <= last_block; ++b) {
+  int piece = order.first_value + first / block_size - order.first_block;
+  for (int b = first / block_size; b <= last_block; ++b, ++piece) {
     const uint16_t* values = args.blocks[b] + args.values_offset;
-    const ptrdiff_t ahead = b < last_block ? args.blocks[b + 1] - args.blocks[b] : 0;
+    const ptrdiff_t ahead = order.ahead(piece);
     const float* p = args.scores + row * kSliceKeys + b * block_size;
     const int begin = max_of(first - b * block_size, 0);
     const int end = min_of(last - b * block_size, block_size);
@@ -241,7 +270,8 @@ template <int R, bool kF16>
 static void run_slice(const AttentionSliceArgs& args) {
   const Spans spans = spans_of(args);
   if (spans.any_first >= spans.any_last) return;
-  score_slice<R, kF16>(args, spans.any_first, spans.any_last);
+  const ReadOrder order = read_order(args, spans.any_first, spans.any_last);
+  score_slice<R, kF16>(args, order, spans.any_first, spans.any_last);
   for (int r = 0; r < R; ++r) {
     if (args.first[r] >= args.last[r]) continue;
     float* partial = args.partials[r];
@@ -256,20 +286,20 @@ static void run_slice(const AttentionSliceArgs& args) {
   if (spans.all_first >= spans.all_last) {
     for (int r = 0; r < R; ++r) {
       if (args.first[r] < args.last[r]) {
-        add_slice_values<1, kF16>(args, r, args.first[r], args.last[r]);
+        add_slice_values<1, kF16>(args, order, r, args.first[r], args.last[r]);
       }
     }
     return;
   }
   for (int r = 0; r < R; ++r) {
     if (args.first[r] < spans.all_first) {
-      add_slice_values<1, kF16>(args, r, args.first[r], spans.all_first);
+      add_slice_values<1, kF16>(args, order, r, args.first[r], spans.all_first);
     }
   }
-  add_slice_values<R, kF16>(args, 0, spans.all_first, spans.all_last);
+  add_slice_values<R, kF16>(args, order, 0, spans.all_first, spans.all_last);
   for (int r = 0; r < R; ++r) {
     if (spans.all_last < args.last[r]) {
-      add_slice_values<1, kF16>(args, r, spans.all_last, args.last[r]);
+      add_slice_values<1, kF16>(args, order, r, spans.all_last, args.last[r]);
     }
   }
 }
