@@ -49,7 +49,13 @@ class GrowingBuffer {
 };
 
 const MatmulKernels& kernels_for(Isa isa) {
+#if defined(__x86_64__)
+  // The AMX level has no matrix kernels of its own yet; it includes AVX-512.
+  if (isa >= Isa::kAvx512) return avx512_matmul_kernels();
+  if (isa == Isa::kAvx2) return avx2_matmul_kernels();
+#else
   (void)isa;
+#endif
   return scalar_matmul_kernels();
 }
 

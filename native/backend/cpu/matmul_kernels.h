@@ -71,5 +71,9 @@ struct MatmulKernels {
 };
 
 const MatmulKernels& scalar_matmul_kernels();
+#if defined(__x86_64__)
+const MatmulKernels& avx2_matmul_kernels();
+const MatmulKernels& avx512_matmul_kernels();
+#endif
 
 }  // namespace longhaul::cpu

@@ -1,12 +1,11 @@
 // Elementary functions of the CPU backend, defined operation by operation, so that the scalar
 // code here and the vector code in vector_math_avx2.h and vector_math_avx512.h give the same bits:
 // the same constants, the same order, a fused multiply-add exactly where `fused` stands.
-// Everything is `static inline`: these headers are compiled with different instruction sets, and
-// no copy of a function may be shared between them.
+// Everything is `static inline`, and nothing inline from the standard library is called: these
+// headers are compiled with different instruction sets, and the linker must not keep one copy of a
+// function for all of them.
 #pragma once
 
-#include <bit>
-#include <cmath>
 #include <cstdint>
 
 namespace longhaul::cpu {
@@ -50,16 +49,16 @@ static inline float fused(float a, float b, float c) {
   // to float. Rounding twice errs only if the first rounding lands exactly between two floats (or
   // the result is subnormal, where "between" lies elsewhere): leave those to the library.
   const double sum = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
-  const uint64_t bits = std::bit_cast<uint64_t>(sum);
+  const uint64_t bits = __builtin_bit_cast(uint64_t, sum);
   const bool halfway = (bits & 0x1fffffff) == 0x10000000;
   const bool tiny = (bits >> 52 & 0x7ff) < 1023 - 125;
-  return halfway || tiny ? std::fma(a, b, c) : static_cast<float>(sum);
+  return halfway || tiny ? __builtin_fmaf(a, b, c) : static_cast<float>(sum);
 #endif
 }
 
 static inline float exp_scalar(float x) {
   if (x < kExpMin) return 0.0f;
-  if (x > kExpMax) return std::bit_cast<float>(0x7f800000u);
+  if (x > kExpMax) return __builtin_bit_cast(float, 0x7f800000u);
   if (x != x) return x;
   const float shifted = fused(x, kLog2E, kRoundMagic);
   const float n = shifted - kRoundMagic;
@@ -72,12 +71,12 @@ static inline float exp_scalar(float x) {
   const float r2 = r * r;
   const float p = fused(q, r2, r) + 1.0f;
   // The low bits of `shifted` are n; its other bits leave with the shift.
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) +
-                              (std::bit_cast<uint32_t>(shifted) << 23));
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) +
+                              (__builtin_bit_cast(uint32_t, shifted) << 23));
 }
 
 static inline float tanh_scalar(float u) {
-  const float a = std::fabs(u);
+  const float a = __builtin_fabsf(u);
   if (a < kTanhSmall) {
     const float z = u * u;
     float p = fused(kTanhP4, z, kTanhP3);
@@ -86,7 +85,7 @@ static inline float tanh_scalar(float u) {
     p = fused(p, z, kTanhP0);
     return fused(u * z, p, u);
   }
-  return std::copysign(1.0f - 2.0f / (exp_scalar(a + a) + 1.0f), u);
+  return __builtin_copysignf(1.0f - 2.0f / (exp_scalar(a + a) + 1.0f), u);
 }
 
 // x * sigmoid(x)
@@ -104,15 +103,15 @@ static inline float f16_to_f32(uint16_t h) {
   const uint32_t magnitude = h & 0x7fff;
   if (magnitude >= 0x7c00) {  // infinity, NaN (made quiet, as hardware does)
     const uint32_t quiet = magnitude > 0x7c00 ? 0x00400000u : 0u;
-    return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ff) << 13 | quiet);
+    return __builtin_bit_cast(float, sign | 0x7f800000u | (magnitude & 0x3ff) << 13 | quiet);
   }
-  if (magnitude >= 0x0400) return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
+  if (magnitude >= 0x0400) return __builtin_bit_cast(float, sign | ((magnitude << 13) + 0x38000000u));
   // Subnormal or zero: magnitude * 2^-24 is exact.
   const float value = static_cast<float>(magnitude) * 0x1p-24f;
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
+  return __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, value));
 }
 static inline float bf16_to_f32(uint16_t h) {
-  return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
+  return __builtin_bit_cast(float, static_cast<uint32_t>(h) << 16);
 }
 
 }  // namespace longhaul::cpu
