@@ -134,8 +134,10 @@ function cutAfterFinalMessage(text: string, messages: readonly ChatMessage[]): s
 
 interface SyntaxNode {
   type?: unknown;
+  value?: unknown;
   iterable?: unknown;
-  [field: string]: unknown;
+  assignee?: SyntaxNode;
+  property?: SyntaxNode;
 }
 
 /** Whether some loop runs over `….content` or over a variable set to it. */
@@ -143,8 +145,8 @@ function loopsOverContent(program: unknown): boolean {
   const aliases = new Set(['content']);
   let found = false;
   walk(program, (node) => {
-    if (node.type === 'Set' && isContent(node['value'], aliases)) {
-      const name = (node['assignee'] as SyntaxNode | null)?.['value'];
+    if (node.type === 'Set' && isContent(node.value, aliases)) {
+      const name = node.assignee?.value;
       if (typeof name === 'string') aliases.add(name);
     }
     if (node.type === 'For' && isContent(node.iterable, aliases)) found = true;
@@ -154,9 +156,9 @@ function loopsOverContent(program: unknown): boolean {
 
 function isContent(value: unknown, aliases: ReadonlySet<string>): boolean {
   const node = value as SyntaxNode | null | undefined;
-  if (node?.type === 'Identifier') return aliases.has(node['value'] as string);
+  if (node?.type === 'Identifier') return aliases.has(node.value as string);
   if (node?.type !== 'MemberExpression') return false;
-  return (node['property'] as SyntaxNode)['value'] === 'content';
+  return node.property?.value === 'content';
 }
 
 function walk(value: unknown, visit: (node: SyntaxNode) => void): void {

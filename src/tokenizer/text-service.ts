@@ -83,10 +83,7 @@ class NativeTextService implements TextService {
     return this.#workers.run({ type: 'chat', request });
   }
 
-  decode(
-    tokens: Int32Array | readonly number[],
-    options: { skipSpecialTokens: boolean },
-  ): string {
+  decode(tokens: Int32Array | readonly number[], options: { skipSpecialTokens: boolean }): string {
     return decodeTokens(this.#tokenizer, tokens, {
       skipSpecialTokens: options.skipSpecialTokens,
       stripLeadingSpace: this.#stripsLeadingSpace,

@@ -33,9 +33,9 @@ export class UserTextGuard {
       if ([...text].length < 2) continue;
       longest = Math.max(longest, text.length);
       let node = this.#root;
-      for (const unit of units(text)) {
-        let next = node.next.get(unit);
-        if (!next) node.next.set(unit, (next = { next: new Map(), end: false }));
+      for (const unit of text.split('')) {
+        const next = node.next.get(unit) ?? { next: new Map(), end: false };
+        node.next.set(unit, next);
         node = next;
       }
       node.end = true;
@@ -104,10 +104,6 @@ export class UserTextGuard {
     }
     return limit === text.length && node.next.size > 0 ? 'open' : null;
   }
-}
-
-function* units(text: string): Generator<string> {
-  for (let i = 0; i < text.length; i++) yield text[i]!;
 }
 
 function escapeUnit(unit: string): string {
