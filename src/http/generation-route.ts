@@ -24,13 +24,17 @@ export function generationRoute(
     const record = request.record;
     record?.hold();
     const gone = clientGone(reply);
-    // Counts from here: tokenizing is part of what the client waits for. Streams cancel it.
-    const late = new LateJsonReply(reply, context.earlyHeadersMs, context.config.heartbeatMs);
+    // Counts from here: tokenizing is part of what the client waits for. A stream's headers leave
+    // as soon as it is admitted, so only its refusal goes this way.
+    const late = new LateJsonReply(
+      reply,
+      wantsStream(request.body) ? null : context.earlyHeadersMs,
+      context.config.heartbeatMs,
+    );
     try {
       const { task, generation } = await beginGeneration(context, prepare, request.body, gone);
       record?.began(task, generation);
-      if (task.stream && !late.begun) {
-        late.cancel();
+      if (task.stream) {
         await answerStream(context, reply, task, generation, record);
       } else {
         const body = await collectAnswer(task, generation);
@@ -47,6 +51,11 @@ export function generationRoute(
     }
     return reply;
   });
+}
+
+/** Read before the body has been checked. */
+function wantsStream(body: unknown): boolean {
+  return (body as { stream?: unknown } | null)?.stream === true;
 }
 
 /** Prepares and submits a request inside the gate. After this the client has been accepted. */

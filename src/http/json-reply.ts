@@ -8,23 +8,21 @@ import { rawHeaders } from './raw-reply.js';
 
 export class LateJsonReply {
   readonly #reply: FastifyReply;
-  readonly #early: NodeJS.Timeout;
+  readonly #early: NodeJS.Timeout | undefined;
   #heartbeat: NodeJS.Timeout | null = null;
 
-  constructor(reply: FastifyReply, earlyHeadersMs: number, heartbeatMs: number) {
+  /** `earlyHeadersMs` null: never early. */
+  constructor(reply: FastifyReply, earlyHeadersMs: number | null, heartbeatMs: number) {
     this.#reply = reply;
-    this.#early = setTimeout(() => this.#begin(heartbeatMs), earlyHeadersMs).unref();
+    if (earlyHeadersMs !== null) {
+      this.#early = setTimeout(() => this.#begin(heartbeatMs), earlyHeadersMs).unref();
+    }
     reply.raw.once('close', () => this.#stop());
   }
 
   /** True once the status has gone out; errors can then only be told in the body. */
   get begun(): boolean {
     return this.#heartbeat !== null;
-  }
-
-  /** For an answer that turns out to be a stream. */
-  cancel(): void {
-    this.#stop();
   }
 
   /** `status` and headers set on the reply count only where nothing has been sent yet. */

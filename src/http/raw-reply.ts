@@ -12,11 +12,22 @@ export function rawHeaders(reply: FastifyReply): OutgoingHttpHeaders {
 /** Aborts when the connection closes before the response has been written to its end. */
 export function clientGone(reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
-  const onClose = (): void => {
-    if (!reply.raw.writableFinished) controller.abort();
-  };
   // A client may be gone before anybody listens: during the upload's last event, for one.
-  if (reply.raw.destroyed) onClose();
-  else reply.raw.once('close', onClose);
+  if (reply.raw.destroyed) controller.abort();
+  onResponseEnd(reply, (completed) => {
+    if (!completed) controller.abort();
+  });
   return controller.signal;
+}
+
+/**
+ * Calls back once when the response is over; `completed` is false where the connection closed
+ * first. Unlike Fastify's onResponse this also comes for a client that left half-way.
+ */
+export function onResponseEnd(reply: FastifyReply, callback: (completed: boolean) => void): void {
+  let completed = false;
+  reply.raw.once('finish', () => {
+    completed = true;
+  });
+  reply.raw.once('close', () => callback(completed));
 }

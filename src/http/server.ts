@@ -15,6 +15,7 @@ import { Admission } from './admission.js';
 import { errorHeaders, fromFastify, onClientError } from './error-handler.js';
 import { generationRoute } from './generation-route.js';
 import { HealthMonitor } from './health-monitor.js';
+import { onResponseEnd } from './raw-reply.js';
 import { RequestRecord, STATUS_CLIENT_CLOSED } from './request-log.js';
 import { prepareChatCompletion } from './routes/chat-completions.js';
 import { prepareCompletion } from './routes/completions.js';
@@ -59,8 +60,8 @@ declare module 'fastify' {
 export async function buildServer(options: ServerOptions): Promise<FastifyInstance> {
   const { engine, config, logger, metrics } = options;
   const app: FastifyInstance = Fastify({
-    loggerInstance: logger as FastifyBaseLogger,
-    // RequestRecord writes the one line a request gets.
+    // RequestRecord writes the one line a request gets, and whoever listens says so itself.
+    loggerInstance: warningsOnly(logger),
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyLimitBytes,
     genReqId: requestId,
@@ -106,6 +107,11 @@ export async function buildServer(options: ServerOptions): Promise<FastifyInstan
   return app;
 }
 
+function warningsOnly(logger: Logger): FastifyBaseLogger {
+  const { warn } = logger.levels.values;
+  return logger.child({}, { level: logger.levelVal > (warn ?? 0) ? logger.level : 'warn' });
+}
+
 /** The client's own x-request-id where it is fit for headers and logs, else a new one. */
 function requestId(request: IncomingMessage): string {
   const given = request.headers['x-request-id'];
@@ -130,9 +136,8 @@ function addRequestRecords(
         context.config.logPrompts,
       );
       request.record = record;
-      // 'close' rather than onResponse: it also comes when the client leaves half-way.
-      reply.raw.once('close', () => {
-        record.status = reply.raw.writableFinished ? reply.raw.statusCode : STATUS_CLIENT_CLOSED;
+      onResponseEnd(reply, (completed) => {
+        record.status = completed ? reply.raw.statusCode : STATUS_CLIENT_CLOSED;
         metrics.onResponse(route, record.status);
         record.done();
       });

@@ -43,7 +43,7 @@ export async function websocketRoute(
     options: { maxPayload: context.config.bodyLimitBytes, perMessageDeflate: false },
     // A broken peer (bad UTF-8, oversized frame) has been answered with a close code by ws.
     errorHandler: (error, socket, request) => {
-      request.log.debug({ err: error, request_id: request.id }, 'websocket error');
+      context.logger.debug({ err: error, request_id: request.id }, 'websocket error');
       socket.terminate();
     },
   });

@@ -87,8 +87,9 @@ export class FakeStream implements GenerationStream, AsyncIterableIterator<Gener
   }
 
   abort(reason?: 'stop'): void {
+    if (this.ended) return;
     this.abortedAs ??= reason ?? 'abort';
-    if (this.ended || !this.endsOnAbort) return;
+    if (!this.endsOnAbort) return;
     this.fail(new EngineError('ERR_ABORTED', 'The request was aborted.'));
   }
 
@@ -125,7 +126,7 @@ export class FakeEngine implements Engine {
     maxModelLen: 256,
     maxNumSeqs: 8,
     maxNumBatchedTokens: 64,
-    vocabSize: 260,
+    vocabSize: 261,
     kvTokens: 1024,
   };
   readonly streams: FakeStream[] = [];

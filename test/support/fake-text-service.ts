@@ -14,7 +14,10 @@ export const EOS = 257;
 export const END_OF_TURN = 258;
 /** One token for the text "the ", to have a token of several characters. */
 export const THE = 259;
-export const VOCAB_SIZE = 260;
+/** One token for 64 KiB of text, to fill a socket with few tokens. */
+export const LONG = 260;
+export const LONG_TEXT = 'x'.repeat(1 << 16);
+export const VOCAB_SIZE = 261;
 
 const SPECIALS = new Map([
   [BOS, '<bos>'],
@@ -77,6 +80,7 @@ export class FakeTextService implements TextService {
   #bytes(tokenId: number, options: { skipSpecialTokens: boolean }): Uint8Array {
     if (tokenId < 256) return Uint8Array.of(tokenId);
     if (tokenId === THE) return Buffer.from('the ');
+    if (tokenId === LONG) return Buffer.from(LONG_TEXT);
     return Buffer.from(options.skipSpecialTokens ? '' : (SPECIALS.get(tokenId) ?? ''));
   }
 }

@@ -54,15 +54,14 @@ const CONFIG: ServeConfig = {
 export async function makeServer(
   teardown: (close: () => Promise<unknown>) => void,
   config: Partial<ServeConfig> = {},
-  options: Partial<ServerOptions> = {},
+  options: Partial<Omit<ServerOptions, 'engine'>> & { engine?: FakeEngine } = {},
 ): Promise<Harness> {
-  const engine = new FakeEngine();
+  const engine = options.engine ?? new FakeEngine();
   const text = new FakeTextService();
   const metrics = new Metrics({ modelName: 'org/fake', maxModelLen: 256 });
   metrics.attach(engine, { blockSize: 4, numBlocks: 10, kvDtype: 'f16', prefixCache: true });
   const logs: Array<Record<string, unknown>> = [];
   const app = await buildServer({
-    engine,
     text,
     metrics,
     config: { ...CONFIG, ...config },
@@ -78,6 +77,7 @@ export async function makeServer(
       destination: { write: (line) => void logs.push(JSON.parse(line)) },
     }),
     ...options,
+    engine,
   });
   teardown(async () => {
     for (const stream of engine.streams) if (!stream.ended) stream.finish();
