@@ -65,12 +65,17 @@ function buildProgram(): Command {
 /** The settings of an in-process model that matter in a terminal. */
 const CHAT_FLAGS = ['model', 'synthetic', 'threads', 'isa', 'backend', 'kv-memory', 'kv-dtype', 'max-model-len', 'chat-template', 'seed'];
 
+const LINGER_MS = 3_000;
+
 async function main(): Promise<void> {
   try {
     await buildProgram().parseAsync(process.argv);
   } catch (error) {
     process.exitCode = report(error);
   }
+  // The process ends by itself when nothing is left open; this only guards against what should
+  // have been closed and was not.
+  setTimeout(() => process.exit(), LINGER_MS).unref();
 }
 
 function report(error: unknown): number {

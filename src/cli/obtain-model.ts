@@ -7,33 +7,21 @@ import type { Logger } from '../log.js';
 import { cacheFolder } from '../models/cache.js';
 import { loadModel, loadSynthetic } from '../models/load-model.js';
 import type { ModelDescription } from '../models/model-types.js';
+import type { PullProgress } from '../models/pull-types.js';
 import { DEFAULT_MODEL } from '../models/registry.js';
 import { isUnreachable, resolveModel } from '../models/sources.js';
 
 const FALLBACK_SHAPE = 'smollm2';
-/** Between two log lines about one transfer. */
-const PROGRESS_EVERY_MS = 2_000;
-
 /** Throws EngineError. `signal` stops a transfer. */
 export async function obtainModel(
   config: ServeConfig,
   logger: Logger,
   signal: AbortSignal,
+  onProgress: (progress: PullProgress) => void,
 ): Promise<ModelDescription> {
   if (config.synthetic !== null) return loadSynthetic(config.synthetic);
-  let lastLine = 0;
   try {
-    const resolved = await resolveModel(config.model, {
-      cache: cacheFolder(),
-      signal,
-      onProgress: ({ label, done, total }) => {
-        const now = Date.now();
-        if (now - lastLine < PROGRESS_EVERY_MS) return;
-        lastLine = now;
-        const percent = total ? Math.floor((done / total) * 100) : null;
-        logger.info({ event: 'pull', file: label, bytes: done, total, percent }, 'fetching the model');
-      },
-    });
+    const resolved = await resolveModel(config.model, { cache: cacheFolder(), signal, onProgress });
     return loadModel(resolved.path, resolved.name ?? undefined);
   } catch (error) {
     if (signal.aborted || config.model !== DEFAULT_MODEL || !isUnreachable(error)) throw error;

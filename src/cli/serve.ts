@@ -4,8 +4,11 @@
  */
 import { type ServeConfig, serveConfig } from '../config.js';
 import { createLogger, type Logger } from '../log.js';
+import type { PullProgress } from '../models/pull-types.js';
 import { EXIT, exitCodeOf } from './exit-codes.js';
 import { type RunningServer, startServer } from './start-server.js';
+
+const PROGRESS_EVERY_MS = 2_000;
 
 /** Returns the exit code; throws ConfigError before anything is started. */
 export async function runServe(given: Partial<Record<keyof ServeConfig, unknown>>): Promise<number> {
@@ -15,7 +18,12 @@ export async function runServe(given: Partial<Record<keyof ServeConfig, unknown>
   const signals = listenForSignals(logger, () => starting.abort(new Error('stopped while starting')));
   let server: RunningServer;
   try {
-    server = await startServer(config, logger, starting.signal);
+    server = await startServer({
+      config,
+      logger,
+      signal: starting.signal,
+      onProgress: progressLines(logger),
+    });
   } catch (error) {
     if (starting.signal.aborted) return EXIT.ok;
     if (error instanceof Error && error.name === 'ConfigError') throw error;
@@ -31,6 +39,18 @@ export async function runServe(given: Partial<Record<keyof ServeConfig, unknown>
   await server.stop();
   logger.info({ event: 'drained' }, 'drained');
   return EXIT.ok;
+}
+
+/** A log line about a transfer now and then. */
+function progressLines(logger: Logger): (progress: PullProgress) => void {
+  let last = 0;
+  return ({ label, done, total }) => {
+    const now = Date.now();
+    if (now - last < PROGRESS_EVERY_MS) return;
+    last = now;
+    const percent = total ? Math.floor((done / total) * 100) : null;
+    logger.info({ event: 'pull', file: label, bytes: done, total, percent }, 'fetching the model');
+  };
 }
 
 /** A port in use is a matter of usage: the flag names it. */

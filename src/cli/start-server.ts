@@ -11,6 +11,7 @@ import { ConfigError, type ServeConfig } from '../config.js';
 import { LocalEngine } from '../engine/engine.js';
 import type { Logger } from '../log.js';
 import type { ModelDescription } from '../models/model-types.js';
+import type { PullProgress } from '../models/pull-types.js';
 import type { TextService } from '../tokenizer/tokenizer-types.js';
 import { chooseBackend } from './backend-choice.js';
 import { obtainModel } from './obtain-model.js';
@@ -28,16 +29,22 @@ export interface RunningServer {
 /** Replies that a slow client has not read yet get this long after the engine is done. */
 const FLUSH_MS = 5_000;
 
+export interface StartOptions {
+  config: ServeConfig;
+  logger: Logger;
+  /** Gives the start up. */
+  signal: AbortSignal;
+  /** Of a model that has to be fetched first. */
+  onProgress: (progress: PullProgress) => void;
+}
+
 /** Throws EngineError or ConfigError; whatever was opened by then is closed. */
-export async function startServer(
-  config: ServeConfig,
-  logger: Logger,
-  signal: AbortSignal,
-): Promise<RunningServer> {
+export async function startServer(options: StartOptions): Promise<RunningServer> {
+  const { config, logger, signal } = options;
   const template = readTemplate(config);
   const backend = chooseBackend(config.backend);
   const addon = loadAddon();
-  const model = await obtainModel(config, logger, signal);
+  const model = await obtainModel(config, logger, signal, options.onProgress);
   signal.throwIfAborted();
   const nativeReady = addon.createEngine(model.native, {
     backend,
