@@ -59,7 +59,8 @@ export class RequestChecker {
     for (const [field, min, max, isWhole] of RANGES) {
       const value = sampling[field] as number;
       const fits = value >= min && value <= max && (!isWhole || Number.isInteger(value));
-      if (!fits) throw invalid(field, `${isWhole ? 'an integer' : 'a number'} in [${min}, ${max}]`, value);
+      if (!fits)
+        throw invalid(field, `${isWhole ? 'an integer' : 'a number'} in [${min}, ${max}]`, value);
     }
     const { maxTokens } = sampling;
     if (!(maxTokens >= 0) || (Number.isFinite(maxTokens) && !Number.isInteger(maxTokens))) {

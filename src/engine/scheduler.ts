@@ -147,9 +147,7 @@ export class Scheduler {
    */
   remove(sequence: Sequence): { slot: number; sequenceId: number } | null {
     if (sequence.status === 'finished') return null;
-    const native = sequence.isOpen
-      ? { slot: sequence.slot, sequenceId: sequence.nativeId }
-      : null;
+    const native = sequence.isOpen ? { slot: sequence.slot, sequenceId: sequence.nativeId } : null;
     if (sequence.status === 'waiting') removeFrom(this.waiting, sequence);
     else this.stopRunning(sequence);
     this.prefixWaits.delete(sequence);

@@ -81,7 +81,8 @@ export class StepCostModel {
     let variance = (RELATIVE_NOISE * ms) ** 2 + ABSOLUTE_NOISE_MS ** 2;
     for (let i = 0; i < NUM_FEATURES; i++) {
       let sum = 0;
-      for (let j = 0; j < NUM_FEATURES; j++) sum += covariance[i * NUM_FEATURES + j]! * features[j]!;
+      for (let j = 0; j < NUM_FEATURES; j++)
+        sum += covariance[i * NUM_FEATURES + j]! * features[j]!;
       gain[i] = sum;
       variance += features[i]! * sum;
     }

@@ -116,8 +116,7 @@ export class StepPlanEncoder {
     const { sampling, history, stopTokenIds } = options;
     const buffer = this.operations;
     const bias = sampling.logitBias;
-    const total =
-      2 + OPEN_FIXED_WORDS + history.length + bias.length * 2 + stopTokenIds.length;
+    const total = 2 + OPEN_FIXED_WORDS + history.length + bias.length * 2 + stopTokenIds.length;
     let at = buffer.extend(total);
     const { words, floats } = buffer;
     words[at++] = OPERATION.open;
@@ -215,7 +214,9 @@ export class StepPlanEncoder {
   finish(): Int32Array {
     const { operations, sequences, tokens, positions } = this;
     if (tokens.length !== positions.length) {
-      throw new Error(`plan ${this.stepId}: ${tokens.length} tokens, ${positions.length} positions`);
+      throw new Error(
+        `plan ${this.stepId}: ${tokens.length} tokens, ${positions.length} positions`,
+      );
     }
     const total =
       PLAN_HEADER_WORDS + operations.length + sequences.length + tokens.length + positions.length;

@@ -252,7 +252,8 @@ export class FakeNativeEngine implements NativeEngineHandle {
       if (record.status !== RECORD_STATUS.aborted) numTokens += row.tokens.length;
       records.push(record);
     }
-    if (planTokens > this.info.maxNumBatchedTokens) throw new Error(`${planTokens} tokens in a plan`);
+    if (planTokens > this.info.maxNumBatchedTokens)
+      throw new Error(`${planTokens} tokens in a plan`);
     const work = { numTokens: planTokens, numSequences: plan.rows.length };
     const elapsedMicros = this.options.stepMicros?.(work) ?? 100 + 10 * planTokens;
     const header = { stepId: plan.stepId, elapsedMicros, attentionMicros: 0, numTokens };
@@ -286,7 +287,8 @@ export class FakeNativeEngine implements NativeEngineHandle {
       return;
     }
     if (operation.count > table.length) throw new Error('dropPrefix beyond the table');
-    if (operation.count <= state.dropped[operation.group]!) throw new Error('dropPrefix of nothing');
+    if (operation.count <= state.dropped[operation.group]!)
+      throw new Error('dropPrefix of nothing');
     state.dropped[operation.group] = operation.count;
     table.fill(-1, 0, operation.count);
   }
@@ -331,7 +333,11 @@ export class FakeNativeEngine implements NativeEngineHandle {
       throw new Error(`row of slot ${row.slot} for sequence ${row.sequenceId}: not open`);
     }
     const { blockSize } = this.info;
-    if (slot.computedEnd === null ? row.startPosition % blockSize !== 0 : row.startPosition !== slot.computedEnd) {
+    if (
+      slot.computedEnd === null
+        ? row.startPosition % blockSize !== 0
+        : row.startPosition !== slot.computedEnd
+    ) {
       throw new Error(`row starts at ${row.startPosition}, expected ${slot.computedEnd}`);
     }
     slot.computedEnd = row.startPosition + row.tokens.length;

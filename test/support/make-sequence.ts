@@ -39,7 +39,12 @@ export const counting = (count: number, first = 1): Int32Array =>
   Int32Array.from({ length: count }, (_, i) => (first + i) % 100);
 
 export function makeManager(
-  options: { numBlocks?: number; blockSize?: number; groupWindows?: number[]; cache?: boolean } = {},
+  options: {
+    numBlocks?: number;
+    blockSize?: number;
+    groupWindows?: number[];
+    cache?: boolean;
+  } = {},
 ): BlockManager {
   const { numBlocks = 11, blockSize = 4, groupWindows = [0], cache = true } = options;
   const pool = new BlockPool(numBlocks);
