@@ -50,11 +50,17 @@ export class ChatShape implements ResponseShape {
     if (!this.#begun.has(choice)) {
       this.#begun.add(choice);
       chunks.push(
-        this.#chunk(choice, { role: 'assistant', content: '' }, null, {}, {
-          ...(this.#options.returnTokenIds && {
-            prompt_token_ids: Array.from(choice.prompt.tokens),
-          }),
-        }),
+        this.#chunk(
+          choice,
+          { role: 'assistant', content: '' },
+          null,
+          {},
+          {
+            ...(this.#options.returnTokenIds && {
+              prompt_token_ids: Array.from(choice.prompt.tokens),
+            }),
+          },
+        ),
       );
     }
     if (update.type === 'delta') {

@@ -4,9 +4,9 @@ import type { TokenWithLogprobs } from '../types.js';
 import type { Choice, RequestUsage } from './generation.js';
 import {
   appendCompletionLogprobs,
+  type CompletionLogprobs,
   CompletionLogprobsWriter,
   emptyCompletionLogprobs,
-  type CompletionLogprobs,
   type PromptLogprobs,
   promptLogprobs,
   type TokenSpelling,
@@ -62,7 +62,10 @@ export class CompletionShape implements ResponseShape {
     const state = this.#state(choice);
     const first = !state.begun && update.type !== 'promptLogprobs';
     const chunks = this.#pieces(choice, state, update)
-      .filter((piece) => piece.text !== '' || (piece.tokenIds.length > 0 && (returnTokenIds || numLogprobs >= 0)))
+      .filter(
+        (piece) =>
+          piece.text !== '' || (piece.tokenIds.length > 0 && (returnTokenIds || numLogprobs >= 0)),
+      )
       .map((piece) => this.#chunk(choice, piece));
     if (update.type === 'finish') {
       const nothing: Piece = { text: '', logprobs: null, tokenIds: [] };

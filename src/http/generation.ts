@@ -211,7 +211,9 @@ export class Generation {
    * not read further until `receive` resolves, which is how a slow client pauses its own request.
    * The first failure aborts the other choices and is thrown once all have ended.
    */
-  async run(receive: (choice: Choice, update: ChoiceUpdate) => Promise<void> | void): Promise<void> {
+  async run(
+    receive: (choice: Choice, update: ChoiceUpdate) => Promise<void> | void,
+  ): Promise<void> {
     const failures: EngineError[] = [];
     const fail = (error: unknown): void => {
       failures.push(toEngineError(error));
@@ -250,11 +252,7 @@ export class Generation {
  * Submits every choice, or none: what engine.submit throws (queue full, too long, shutting down)
  * comes out here, before anything has been sent to the client.
  */
-export function startGeneration(
-  engine: Engine,
-  text: TextService,
-  job: GenerationJob,
-): Generation {
+export function startGeneration(engine: Engine, text: TextService, job: GenerationJob): Generation {
   const choices: Choice[] = [];
   try {
     for (const prompt of job.prompts) {

@@ -3,7 +3,7 @@
  * `description` is the "expected …" part of its error message. Fields that are not listed are
  * ignored, except those of unsupported-fields.ts.
  */
-import { Type, type Static, type TProperties } from 'typebox';
+import { type Static, type TProperties, Type } from 'typebox';
 
 const INT32_MAX = 2 ** 31 - 1;
 /** Sequences of one request; the queue bounds what really runs. */
@@ -97,9 +97,7 @@ const Message = Type.Object(
         [
           Type.String(),
           Type.Null(),
-          Type.Array(
-            Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) }),
-          ),
+          Type.Array(Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) })),
         ],
         { description: 'a string, null or an array of content parts, each with a type' },
       ),

@@ -20,9 +20,7 @@ const TOKEN_LATENCY_BUCKETS = [
 ];
 const ITERATION_BUCKETS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
 const CHOICES_BUCKETS = [1, 2, 5, 10, 20];
-const STEP_BUCKETS = [
-  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
-];
+const STEP_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
 /** 1, 2, 5, 10, 20, 50 … up to `max`, as vLLM sizes its token histograms. */
 export function oneTwoFiveBuckets(max: number): number[] {
@@ -130,17 +128,17 @@ export function createMetricTable(registry: Registry, maxModelLen: number) {
     ),
     prefillTime: histogram(
       'vllm:request_prefill_time_seconds',
-      'From a request\'s first step to its first token.',
+      "From a request's first step to its first token.",
       LATENCY_BUCKETS,
     ),
     decodeTime: histogram(
       'vllm:request_decode_time_seconds',
-      'From a request\'s first token to its last.',
+      "From a request's first token to its last.",
       LATENCY_BUCKETS,
     ),
     inferenceTime: histogram(
       'vllm:request_inference_time_seconds',
-      'From a request\'s first step to its last token.',
+      "From a request's first step to its last token.",
       LATENCY_BUCKETS,
     ),
     iterationTokens: histogram(

@@ -71,7 +71,13 @@ export class FakeStream implements GenerationStream, AsyncIterableIterator<Gener
   }
 
   finish(reason: FinishReason = 'stop', stopTokenId: number | null = null): this {
-    return this.push({ type: 'finish', reason, stopTokenId, usage: this.#usage(), timings: TIMINGS });
+    return this.push({
+      type: 'finish',
+      reason,
+      stopTokenId,
+      usage: this.#usage(),
+      timings: TIMINGS,
+    });
   }
 
   fail(error: EngineError): this {

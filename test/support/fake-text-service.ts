@@ -3,11 +3,7 @@
  * reason about exactly, real enough that characters and stop strings straddle tokens.
  */
 import { EngineError } from '../../src/errors.js';
-import type {
-  ChatRender,
-  Detokenizer,
-  TextService,
-} from '../../src/tokenizer/tokenizer-types.js';
+import type { ChatRender, Detokenizer, TextService } from '../../src/tokenizer/tokenizer-types.js';
 
 export const BOS = 256;
 export const EOS = 257;

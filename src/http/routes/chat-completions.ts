@@ -70,7 +70,7 @@ export function chatRender(body: {
   };
 }
 
-/** Templates know strings: text parts become one, a line each. */
+/** Text parts in whichever spelling become plain ones; how parts are rendered is the template's. */
 function templateMessage(
   message: ChatCompletionBody['messages'][number],
   index: number,
@@ -79,10 +79,10 @@ function templateMessage(
   const role = message.role === 'developer' ? 'system' : message.role;
   const content = message.content ?? null;
   if (!Array.isArray(content)) return { ...message, role, content };
-  const texts = content.map((part: { type: string; text?: string; refusal?: unknown }, at) => {
+  const parts = content.map((part: { type: string; text?: string; refusal?: unknown }, at) => {
     const text = part.type === 'refusal' ? part.refusal : part.text;
-    if (typeof text === 'string') return text;
+    if (typeof text === 'string') return { type: 'text', text };
     throw invalid(`messages[${index}].content[${at}].text`, 'a string', text);
   });
-  return { ...message, role, content: texts.join('\n') };
+  return { ...message, role, content: parts };
 }

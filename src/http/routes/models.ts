@@ -14,7 +14,8 @@ export function modelRoutes(app: FastifyInstance, context: ServerContext): void 
     parent: null,
     max_model_len: context.contextLimit,
   });
-  app.get('/v1/models', () => ({ object: 'list', data: [model.id, ...model.aliases].map(card) }));
+  const names = [...new Set([model.id, ...model.aliases])];
+  app.get('/v1/models', () => ({ object: 'list', data: names.map(card) }));
   app.get<{ Params: { '*': string } }>('/v1/models/*', (request) =>
     card(resolveModel(context, request.params['*'])),
   );

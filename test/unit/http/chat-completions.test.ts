@@ -73,9 +73,7 @@ t.test('a stream is exactly these bytes', async (t) => {
     chunk(delta('{"role":"assistant","content":""}')) +
       chunk(delta('{"content":"€"}')) +
       chunk(delta('{"content":"b"}')) +
-      chunk(
-        '{"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}',
-      ) +
+      chunk('{"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}') +
       chunk(
         '',
         `{"prompt_tokens":${PROMPT_TOKENS},"completion_tokens":4,"total_tokens":${PROMPT_TOKENS + 4},` +
@@ -98,15 +96,19 @@ t.test('progress events come only when asked for', async (t) => {
 });
 
 t.test('sampling fields reach the engine', async (t) => {
-  const { engine, post } = await makeServer(t.teardown, {}, {
-    model: {
-      id: 'm',
-      aliases: [],
-      createdSeconds: 0,
-      maxModelLen: 100,
-      defaults: { temperature: 0.6, topP: 0.9, topK: 20, repetitionPenalty: 1.1 },
+  const { engine, post } = await makeServer(
+    t.teardown,
+    {},
+    {
+      model: {
+        id: 'm',
+        aliases: [],
+        createdSeconds: 0,
+        maxModelLen: 100,
+        defaults: { temperature: 0.6, topP: 0.9, topK: 20, repetitionPenalty: 1.1 },
+      },
     },
-  });
+  );
   engine.script = (stream) => stream.tokens('x').finish();
   await post(URL, { messages });
   t.match(engine.streams[0]!.request, {
@@ -249,8 +251,7 @@ t.test('stop strings across token borders', async (t) => {
   });
   await t.test('include_stop_str_in_output, min_tokens, stop_token_ids', async (t) => {
     engine.script = (stream) => stream.tokens('a.b.').finish('length');
-    const ask = async (body: object) =>
-      (await post(URL, { messages, ...body })).json().choices[0];
+    const ask = async (body: object) => (await post(URL, { messages, ...body })).json().choices[0];
     t.equal((await ask({ stop: '.', include_stop_str_in_output: true })).message.content, 'a.');
     t.equal((await ask({ stop: '.', min_tokens: 2 })).message.content, 'a.b');
     t.equal((await ask({ stop: '.', min_tokens: 4 })).message.content, 'a.b.');
@@ -266,7 +267,10 @@ t.test('stop strings across token borders', async (t) => {
     const body = (await post(URL, { messages, stream: true, stop: '<|end|>' })).body;
     const deltas = events(body)
       .slice(1, -2)
-      .map((event) => (event as { choices: [{ delta: { content: string } }] }).choices[0].delta.content);
+      .map(
+        (event) =>
+          (event as { choices: [{ delta: { content: string } }] }).choices[0].delta.content,
+      );
     t.strictSame(deltas, ['a', '<|b']);
   });
 });
@@ -284,7 +288,11 @@ t.test('logprobs', async (t) => {
   const { engine, post } = await makeServer(t.teardown);
   engine.script = (stream) => stream.tokens([0x61, 0xc3, 0xa9]).finish('length');
   const ask = { messages, logprobs: true, top_logprobs: 2 };
-  const entry = (text: string, bytes: number[], logprob: number) => ({ token: text, logprob, bytes });
+  const entry = (text: string, bytes: number[], logprob: number) => ({
+    token: text,
+    logprob,
+    bytes,
+  });
   const expected = [
     {
       ...entry('a', [0x61], -0.5),
@@ -346,7 +354,7 @@ t.test('messages are handed to the template as it knows them', async (t) => {
         name: 'Ann',
         content: [
           { type: 'text', text: 'one' },
-          { type: 'text', text: 'two' },
+          { type: 'input_text', text: 'two' },
         ],
       },
       { role: 'assistant', content: [{ type: 'refusal', refusal: 'no' }] },
@@ -360,8 +368,15 @@ t.test('messages are handed to the template as it knows them', async (t) => {
     {
       messages: [
         { role: 'system', content: 'rules' },
-        { role: 'user', name: 'Ann', content: 'one\ntwo' },
-        { role: 'assistant', content: 'no' },
+        {
+          role: 'user',
+          name: 'Ann',
+          content: [
+            { type: 'text', text: 'one' },
+            { type: 'text', text: 'two' },
+          ],
+        },
+        { role: 'assistant', content: [{ type: 'text', text: 'no' }] },
       ],
       addGenerationPrompt: false,
       continueFinalMessage: true,

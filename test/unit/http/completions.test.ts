@@ -17,7 +17,9 @@ t.test('a whole answer has exactly the documented fields', async (t) => {
       object: 'text_completion',
       created: 0,
       model: 'org/fake',
-      choices: [{ index: 0, text: 'ok', logprobs: null, finish_reason: 'length', stop_reason: null }],
+      choices: [
+        { index: 0, text: 'ok', logprobs: null, finish_reason: 'length', stop_reason: null },
+      ],
       usage: {
         prompt_tokens: 3,
         completion_tokens: 2,
@@ -38,10 +40,7 @@ t.test('a stream is exactly these bytes', async (t) => {
   const chunk = (text: string, finish: string) =>
     `data: {"id":"${id}","object":"text_completion","created":${created},"model":"org/fake",` +
     `"choices":[{"index":0,"text":"${text}","logprobs":null,"finish_reason":${finish},"stop_reason":null}]}\n\n`;
-  t.equal(
-    body,
-    `${chunk('a', 'null')}${chunk('é', 'null')}${chunk('', '"stop"')}data: [DONE]\n\n`,
-  );
+  t.equal(body, `${chunk('a', 'null')}${chunk('é', 'null')}${chunk('', '"stop"')}data: [DONE]\n\n`);
 });
 
 t.test('every form of prompt', async (t) => {
@@ -105,7 +104,12 @@ t.test('logprobs with text offsets', async (t) => {
       .slice(0, 2)
       .map((event) => (event as { choices: [{ logprobs: unknown }] }).choices[0].logprobs),
     [
-      { tokens: ['the '], token_logprobs: [-0.5], top_logprobs: [{ 'the ': -0.5, '\u0003': -0.5 }], text_offset: [0] },
+      {
+        tokens: ['the '],
+        token_logprobs: [-0.5],
+        top_logprobs: [{ 'the ': -0.5, '\u0003': -0.5 }],
+        text_offset: [0],
+      },
       { tokens: ['a'], token_logprobs: [-0.5], top_logprobs: [{ a: -0.5 }], text_offset: [4] },
     ],
   );
@@ -117,7 +121,9 @@ t.test('an impossible token is -9999, not null', async (t) => {
     stream
       .push({
         type: 'tokens',
-        tokens: [{ tokenId: 97, logprob: -Infinity, rank: 260, top: [{ tokenId: 98, logprob: 0 }] }],
+        tokens: [
+          { tokenId: 97, logprob: -Infinity, rank: 260, top: [{ tokenId: 98, logprob: 0 }] },
+        ],
       })
       .finish('length');
   const { logprobs } = (await post(URL, { prompt: [1], logprobs: 1 })).json().choices[0];

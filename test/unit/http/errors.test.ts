@@ -10,43 +10,208 @@ t.test('a wrong field is named, with what was expected and what came', async (t)
   const { engine, post } = await makeServer(t.teardown);
   const cases: Array<[url: string, body: unknown, param: string, message: string]> = [
     [CHAT, {}, 'messages', 'messages: expected a non-empty array of messages, received nothing'],
-    [CHAT, { messages: [] }, 'messages', 'messages: expected a non-empty array of messages, received an empty array'],
-    [CHAT, { messages: 'hi' }, 'messages', 'messages: expected a non-empty array of messages, received "hi" (string)'],
-    [CHAT, { messages: [{ content: 'x' }] }, 'messages[0].role', 'messages[0].role: expected a non-empty string, received nothing'],
-    [CHAT, { messages: [{ role: 'user', content: 3 }] }, 'messages[0].content', 'messages[0].content: expected a string, null or an array of content parts, each with a type, received 3 (number)'],
-    [CHAT, { messages: [{ role: 'user', content: [{ type: 'text' }] }] }, 'messages[0].content[0].text', 'messages[0].content[0].text: expected a string, received nothing'],
-    [CHAT, { messages, temperature: 'hot' }, 'temperature', 'temperature: expected a number from 0 to 2, received "hot" (string)'],
-    [CHAT, { messages, temperature: 2.5 }, 'temperature', 'temperature: expected a number from 0 to 2, received 2.5 (number)'],
-    [CHAT, { messages, top_p: 0 }, 'top_p', 'top_p: expected a number above 0 and up to 1, received 0 (number)'],
-    [CHAT, { messages, top_k: 1.5 }, 'top_k', 'top_k: expected an integer of at least -1, received 1.5 (number)'],
+    [
+      CHAT,
+      { messages: [] },
+      'messages',
+      'messages: expected a non-empty array of messages, received an empty array',
+    ],
+    [
+      CHAT,
+      { messages: 'hi' },
+      'messages',
+      'messages: expected a non-empty array of messages, received "hi" (string)',
+    ],
+    [
+      CHAT,
+      { messages: [{ content: 'x' }] },
+      'messages[0].role',
+      'messages[0].role: expected a non-empty string, received nothing',
+    ],
+    [
+      CHAT,
+      { messages: [{ role: 'user', content: 3 }] },
+      'messages[0].content',
+      'messages[0].content: expected a string, null or an array of content parts, each with a type, received 3 (number)',
+    ],
+    [
+      CHAT,
+      { messages: [{ role: 'user', content: [{ type: 'text' }] }] },
+      'messages[0].content[0].text',
+      'messages[0].content[0].text: expected a string, received nothing',
+    ],
+    [
+      CHAT,
+      { messages, temperature: 'hot' },
+      'temperature',
+      'temperature: expected a number from 0 to 2, received "hot" (string)',
+    ],
+    [
+      CHAT,
+      { messages, temperature: 2.5 },
+      'temperature',
+      'temperature: expected a number from 0 to 2, received 2.5 (number)',
+    ],
+    [
+      CHAT,
+      { messages, top_p: 0 },
+      'top_p',
+      'top_p: expected a number above 0 and up to 1, received 0 (number)',
+    ],
+    [
+      CHAT,
+      { messages, top_k: 1.5 },
+      'top_k',
+      'top_k: expected an integer of at least -1, received 1.5 (number)',
+    ],
     [CHAT, { messages, n: 0 }, 'n', 'n: expected an integer from 1 to 128, received 0 (number)'],
-    [CHAT, { messages, stream: 'yes' }, 'stream', 'stream: expected true or false, received "yes" (string)'],
-    [CHAT, { messages, stream_options: { include_usage: 1 } }, 'stream_options.include_usage', 'stream_options.include_usage: expected true or false, received 1 (number)'],
-    [CHAT, { messages, max_tokens: 0 }, 'max_tokens', 'max_tokens: expected an integer of at least 1, received 0 (number)'],
-    [CHAT, { messages, logprobs: true, top_logprobs: 21 }, 'top_logprobs', 'top_logprobs: expected an integer from 0 to 20, received 21 (number)'],
-    [CHAT, { messages, top_logprobs: 1 }, 'top_logprobs', 'top_logprobs: expected logprobs to be true beside it, received nothing'],
-    [CHAT, { messages, stop: [''] }, 'stop', 'stop: expected a non-empty string or an array of up to 64 non-empty strings, received an array of 1'],
-    [CHAT, { messages, logit_bias: { a: 1 } }, 'logit_bias', 'logit_bias: expected token ids as keys, received "a" (string)'],
-    [CHAT, { messages, logit_bias: { 5: 101 } }, 'logit_bias[5]', 'logit_bias[5]: expected a number from -100 to 100, received 101 (number)'],
-    [CHAT, { messages, logit_bias: { 261: 1 } }, 'logit_bias', 'logit_bias: expected a token id below the vocabulary size 261, received 261 (number)'],
-    [CHAT, { messages, stop_token_ids: [1, 999] }, 'stop_token_ids', 'stop_token_ids[1]: expected a token id below the vocabulary size 261, received 999 (number)'],
-    [CHAT, { messages, min_tokens: 5, max_tokens: 4 }, 'min_tokens', 'min_tokens: expected at most max_tokens (4), received 5 (number)'],
-    [CHAT, { messages, stream: true, prompt_logprobs: 1 }, 'prompt_logprobs', 'prompt_logprobs: expected to be absent when stream is true, received 1 (number)'],
-    [CHAT, { messages, add_generation_prompt: true, continue_final_message: true }, 'continue_final_message', 'continue_final_message: expected add_generation_prompt to be false beside it, received true (boolean)'],
-    [CHAT, { messages, seed: 1e30 }, 'seed', 'seed: expected a 64-bit integer, received 1e+30 (number)'],
+    [
+      CHAT,
+      { messages, stream: 'yes' },
+      'stream',
+      'stream: expected true or false, received "yes" (string)',
+    ],
+    [
+      CHAT,
+      { messages, stream_options: { include_usage: 1 } },
+      'stream_options.include_usage',
+      'stream_options.include_usage: expected true or false, received 1 (number)',
+    ],
+    [
+      CHAT,
+      { messages, max_tokens: 0 },
+      'max_tokens',
+      'max_tokens: expected an integer of at least 1, received 0 (number)',
+    ],
+    [
+      CHAT,
+      { messages, logprobs: true, top_logprobs: 21 },
+      'top_logprobs',
+      'top_logprobs: expected an integer from 0 to 20, received 21 (number)',
+    ],
+    [
+      CHAT,
+      { messages, top_logprobs: 1 },
+      'top_logprobs',
+      'top_logprobs: expected logprobs to be true beside it, received nothing',
+    ],
+    [
+      CHAT,
+      { messages, stop: [''] },
+      'stop',
+      'stop: expected a non-empty string or an array of up to 64 non-empty strings, received an array of 1',
+    ],
+    [
+      CHAT,
+      { messages, logit_bias: { a: 1 } },
+      'logit_bias',
+      'logit_bias: expected token ids as keys, received "a" (string)',
+    ],
+    [
+      CHAT,
+      { messages, logit_bias: { 5: 101 } },
+      'logit_bias[5]',
+      'logit_bias[5]: expected a number from -100 to 100, received 101 (number)',
+    ],
+    [
+      CHAT,
+      { messages, logit_bias: { 261: 1 } },
+      'logit_bias',
+      'logit_bias: expected a token id below the vocabulary size 261, received 261 (number)',
+    ],
+    [
+      CHAT,
+      { messages, stop_token_ids: [1, 999] },
+      'stop_token_ids',
+      'stop_token_ids[1]: expected a token id below the vocabulary size 261, received 999 (number)',
+    ],
+    [
+      CHAT,
+      { messages, min_tokens: 5, max_tokens: 4 },
+      'min_tokens',
+      'min_tokens: expected at most max_tokens (4), received 5 (number)',
+    ],
+    [
+      CHAT,
+      { messages, stream: true, prompt_logprobs: 1 },
+      'prompt_logprobs',
+      'prompt_logprobs: expected to be absent when stream is true, received 1 (number)',
+    ],
+    [
+      CHAT,
+      { messages, add_generation_prompt: true, continue_final_message: true },
+      'continue_final_message',
+      'continue_final_message: expected add_generation_prompt to be false beside it, received true (boolean)',
+    ],
+    [
+      CHAT,
+      { messages, seed: 1e30 },
+      'seed',
+      'seed: expected a 64-bit integer, received 1e+30 (number)',
+    ],
     [CHAT, '[1]', 'body', 'body: expected a JSON object, received an array of 1'],
     [CHAT, 'null', 'body', 'body: expected a JSON object, received null'],
-    [COMPLETIONS, {}, 'prompt', 'prompt: expected a string, an array of token ids, or a non-empty array of either, received nothing'],
-    [COMPLETIONS, { prompt: ['a', 1] }, 'prompt', 'prompt: expected a string, an array of token ids, or a non-empty array of either, received an array of 2'],
-    [COMPLETIONS, { prompt: [] }, 'prompt', 'prompt: expected a string, an array of token ids, or a non-empty array of either, received an empty array'],
-    [COMPLETIONS, { prompt: [[1], []] }, 'prompt[1]', 'prompt[1]: expected at least one token, received an empty array'],
-    [COMPLETIONS, { prompt: [1, 261] }, 'prompt', 'prompt[1]: expected a token id below the vocabulary size 261, received 261 (number)'],
-    [COMPLETIONS, { prompt: '', add_special_tokens: false }, 'prompt', 'prompt: expected at least one token, received an empty array'],
-    [COMPLETIONS, { prompt: 'a', max_tokens: 0 }, 'max_tokens', 'max_tokens: expected an integer of at least 1, or echo to be true, received 0 (number)'],
+    [
+      COMPLETIONS,
+      {},
+      'prompt',
+      'prompt: expected a string, an array of token ids, or a non-empty array of either, received nothing',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: ['a', 1] },
+      'prompt',
+      'prompt: expected a string, an array of token ids, or a non-empty array of either, received an array of 2',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: [] },
+      'prompt',
+      'prompt: expected a string, an array of token ids, or a non-empty array of either, received an empty array',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: [[1], []] },
+      'prompt[1]',
+      'prompt[1]: expected at least one token, received an empty array',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: [1, 261] },
+      'prompt',
+      'prompt[1]: expected a token id below the vocabulary size 261, received 261 (number)',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: '', add_special_tokens: false },
+      'prompt',
+      'prompt: expected at least one token, received an empty array',
+    ],
+    [
+      COMPLETIONS,
+      { prompt: 'a', max_tokens: 0 },
+      'max_tokens',
+      'max_tokens: expected an integer of at least 1, or echo to be true, received 0 (number)',
+    ],
     ['/tokenize', {}, 'prompt', 'prompt: expected a string, or messages, received nothing'],
-    ['/tokenize', { prompt: 'a', messages }, 'prompt', 'prompt: expected to be absent beside messages, received "a" (string)'],
-    ['/detokenize', { tokens: [-1] }, 'tokens[0]', 'tokens[0]: expected an integer of at least 0, received -1 (number)'],
-    ['/detokenize', { tokens: [261] }, 'tokens', 'tokens[0]: expected a token id below the vocabulary size 261, received 261 (number)'],
+    [
+      '/tokenize',
+      { prompt: 'a', messages },
+      'prompt',
+      'prompt: expected to be absent beside messages, received "a" (string)',
+    ],
+    [
+      '/detokenize',
+      { tokens: [-1] },
+      'tokens[0]',
+      'tokens[0]: expected an integer of at least 0, received -1 (number)',
+    ],
+    [
+      '/detokenize',
+      { tokens: [261] },
+      'tokens',
+      'tokens[0]: expected a token id below the vocabulary size 261, received 261 (number)',
+    ],
   ];
   for (const [url, body, param, message] of cases) {
     const response = await post(url, body);
@@ -85,7 +250,11 @@ t.test('bodies that are not JSON', async (t) => {
 t.test('JSON is read whatever the content type says', async (t) => {
   const { engine, post } = await makeServer(t.teardown);
   engine.script = (stream) => stream.tokens('a').finish();
-  for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'application/json; charset=utf-8']) {
+  for (const type of [
+    'text/plain',
+    'application/x-www-form-urlencoded',
+    'application/json; charset=utf-8',
+  ]) {
     const response = await post(CHAT, { messages }, { 'content-type': type });
     t.equal(response.statusCode, 200, type);
   }
@@ -153,7 +322,10 @@ t.test('known fields that would change the answer are refused by name', async (t
     store: false,
   };
   t.equal((await post(CHAT, { messages, ...neutral })).statusCode, 200);
-  t.equal((await post(COMPLETIONS, { prompt: 'a', suffix: '', attention: 'auto' })).statusCode, 200);
+  t.equal(
+    (await post(COMPLETIONS, { prompt: 'a', suffix: '', attention: 'auto' })).statusCode,
+    200,
+  );
 });
 
 t.test('an unknown model is 404, an alias is not', async (t) => {

@@ -1,6 +1,6 @@
 /** A server on fakes, with its log lines, for the HTTP tests. */
 import { once } from 'node:events';
-import { connect, type AddressInfo, type Socket } from 'node:net';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import type { FastifyInstance, LightMyRequestResponse as Response } from 'fastify';
 import type { ServeConfig } from '../../../src/config.js';
 import { buildServer, type ServerOptions } from '../../../src/http/server.js';

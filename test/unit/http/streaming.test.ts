@@ -20,7 +20,8 @@ t.test('headers leave at once, heartbeats follow, tokens end the silence', async
   t.equal(response.status, 200);
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
-  while (!text.includes(': heartbeat\n\n: heartbeat\n\n')) text += (await reader.read()).value ?? '';
+  while (!text.includes(': heartbeat\n\n: heartbeat\n\n'))
+    text += (await reader.read()).value ?? '';
   t.match(text, /^(: heartbeat\n\n)+$/);
   engine.streams[0]!.tokens('a').finish();
   for (let part = await reader.read(); !part.done; part = await reader.read()) text += part.value;
@@ -104,7 +105,10 @@ t.test('a late JSON answer sends its headers and blanks first', async (t) => {
   );
   const url = await listen();
   await t.test('and then the answer', async (t) => {
-    const response = await fetch(url + CHAT, { method: 'POST', body: JSON.stringify({ messages }) });
+    const response = await fetch(url + CHAT, {
+      method: 'POST',
+      body: JSON.stringify({ messages }),
+    });
     t.equal(response.status, 200);
     t.equal(response.headers.get('content-type'), 'application/json; charset=utf-8');
     t.ok(response.headers.get('x-request-id'));
@@ -114,7 +118,10 @@ t.test('a late JSON answer sends its headers and blanks first', async (t) => {
     t.equal(JSON.parse(text).choices[0].message.content, 'late');
   });
   await t.test('or the error, in a body whose status has left', async (t) => {
-    const response = await fetch(url + CHAT, { method: 'POST', body: JSON.stringify({ messages }) });
+    const response = await fetch(url + CHAT, {
+      method: 'POST',
+      body: JSON.stringify({ messages }),
+    });
     engine.streams[1]!.fail(new EngineError('ERR_DEVICE', 'device lost'));
     t.match(JSON.parse(await response.text()), { error: { longhaul_code: 'ERR_DEVICE' } });
   });
