@@ -52,6 +52,8 @@ const TIMEOUT_MS_MAX = 0x7fffffff;
 /** Length of work over which the measured prefill rate is averaged. */
 const RATE_TIME_CONSTANT_MS = 2000;
 const RETRY_SECONDS_MAX = 600;
+/** What a failed step may be blamed on; anything else (a refused plan) is a fault of ours. */
+const FAULT_CODES: readonly string[] = ['ERR_DEVICE', 'ERR_OUT_OF_MEMORY', 'ERR_INTERNAL'];
 
 /** What the engine keeps of a live request. */
 interface LiveRequest {
@@ -400,14 +402,22 @@ export class LocalEngine implements Engine {
   private fail(error: EngineError): void {
     // close() makes native code reject what was queued: that is no failure.
     if (this.isClosed) return;
-    this.failed = error;
+    this.failed = FAULT_CODES.includes(error.code)
+      ? error
+      : new EngineError('ERR_INTERNAL', error.message, { cause: error });
     for (const sequence of [...this.live.keys()]) {
       try {
         this.scheduler.remove(sequence);
       } catch {
         // A fault inside the scheduler may have left it inconsistent; the streams end all the same.
       }
-      this.end(sequence, 'error', (usage, timings) => ({ type: 'error', error, usage, timings }));
+      const failed = this.failed;
+      this.end(sequence, 'error', (usage, timings) => ({
+        type: 'error',
+        error: failed,
+        usage,
+        timings,
+      }));
     }
   }
 

@@ -8,6 +8,8 @@ import type { EngineLimits, GenerationRequest } from './engine-types.js';
 
 const FLOAT_MAX = 3.4e38;
 const INT32_MAX = 0x7fffffff;
+/** kLogprobsMax of native/engine_core.h. */
+const LOGPROBS_MAX = 128;
 
 type Range = [field: keyof SamplingParams, min: number, max: number, isWhole: boolean];
 const RANGES: readonly Range[] = [
@@ -18,8 +20,8 @@ const RANGES: readonly Range[] = [
   ['repetitionPenalty', 1e-6, FLOAT_MAX, false],
   ['frequencyPenalty', -1e6, 1e6, false],
   ['presencePenalty', -1e6, 1e6, false],
-  ['numLogprobs', -1, INT32_MAX, true],
-  ['numPromptLogprobs', -1, INT32_MAX, true],
+  ['numLogprobs', -1, LOGPROBS_MAX, true],
+  ['numPromptLogprobs', -1, LOGPROBS_MAX, true],
   ['minTokens', 0, INT32_MAX, true],
 ];
 

@@ -413,13 +413,14 @@ export class Scheduler {
       ms: this.prefillMs(step),
       tokens: this.options.maxNumBatchedTokens - step.numTokens,
     };
-    const isAlone = candidates.length === 1;
-    this.prefill(step, shortest, budget, isAlone ? 1 : 0.5);
+    // Half of it only where somebody of the same priority waits for the other half.
+    const isShared = candidates.some((s) => s !== shortest && s.priority === shortest.priority);
+    this.prefill(step, shortest, budget, isShared ? 0.5 : 1);
     for (const sequence of candidates) {
       if (sequence !== shortest) this.prefill(step, sequence, budget, 1);
     }
     // What the others could not use (their blocks or tokens ran out) goes on to the shortest.
-    if (!isAlone) this.prefill(step, shortest, budget, 1);
+    if (isShared) this.prefill(step, shortest, budget, 1);
   }
 
   /** Milliseconds this step may spend on prefill. */
