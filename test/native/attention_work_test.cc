@@ -189,12 +189,14 @@ LH_TEST(window_drops_slices) {
 
 LH_TEST(random_steps_are_covered) {
   std::mt19937 random(7);
-  const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
+  const auto below = [&](int32_t n) {
+    return static_cast<int32_t>(random() % static_cast<uint32_t>(n));
+  };
   for (int round = 0; round < 400; ++round) {
     std::vector<std::pair<int32_t, int32_t>> rows;
     const int32_t count = below(6);
     for (int32_t i = 0; i < count; ++i) {
-      rows.push_back({below(3) ? below(2) + 0 : below(150), below(2) ? below(6000) : below(600)});
+      rows.push_back({below(3) ? below(2) : below(150), below(2) ? below(6000) : below(600)});
     }
     AttentionWork work = work_of(rows, below(2) ? 1 + below(1500) : 0);
     const int32_t max_partials = below(3) ? below(2000) : 0;

@@ -161,7 +161,8 @@ class QkvFixture {
     rope.dim = s.rope_dim;
     rope.attention_factor = s.factor;
     for (int32_t i = 0; i < s.rope_dim / 2; ++i) {
-      rope.inv_freq.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(s.rope_dim)));
+      const float exponent = -2.0f * static_cast<float>(i) / static_cast<float>(s.rope_dim);
+      rope.inv_freq.push_back(std::pow(10000.0f, exponent));
     }
     const int64_t width = int64_t{s.num_heads + 2 * s.num_kv_heads} * s.head_dim;
     norm = weights.make(1, s.hidden, 0.2f, 1.0f);
@@ -279,19 +280,19 @@ void expect_qkv_matches(const QkvShape& shape, const std::vector<int32_t>& posit
                         const std::vector<int64_t>& slots, Isa isa) {
   QkvFixture fixture(shape, isa, 2);
   const std::vector<float> q = fixture.run(0, positions, slots);
-  const size_t q_width = static_cast<size_t>(shape.num_heads * shape.head_dim);
+  const int64_t q_width = int64_t{shape.num_heads} * shape.head_dim;
   const double step = shape.dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11;  // of a rounding to 16 bits
   for (size_t row = 0; row < positions.size(); ++row) {
     const Doubles expected = fixture.reference(static_cast<int32_t>(row), positions[row]);
-    expect_row(q.data() + row * q_width, Doubles(expected.begin(), expected.begin() + static_cast<int64_t>(q_width)),
-               2e-5, "q");
+    expect_row(q.data() + static_cast<int64_t>(row) * q_width,
+               Doubles(expected.begin(), expected.begin() + q_width), 2e-5, "q");
     if (slots[row] < 0) continue;
     const auto id = static_cast<int32_t>(slots[row] / shape.block_size);
     const auto token = static_cast<int32_t>(slots[row] % shape.block_size);
     const std::vector<uint16_t> block = fixture.block(id);
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       for (int32_t c = 0; c < shape.head_dim; ++c) {
-        const size_t k = q_width + static_cast<size_t>(head * shape.head_dim + c);
+        const auto k = static_cast<size_t>(q_width + head * shape.head_dim + c);
         const size_t v = k + static_cast<size_t>(shape.num_kv_heads * shape.head_dim);
         const double dk = fixture.cached(block, 1, head, false, token, c) - expected[k];
         const double dv = fixture.cached(block, 1, head, true, token, c) - expected[v];
@@ -388,9 +389,10 @@ LH_TEST(rope_is_recomputed_when_positions_change) {
   const std::vector<float> again = fixture.run(0, {3, 4}, {0, 1});
   EXPECT_TRUE(a == again);
   EXPECT_TRUE(a != b);
-  const size_t width = a.size() / 2;
-  EXPECT_TRUE(std::equal(a.begin(), a.begin() + static_cast<int64_t>(width), b.begin()));
-  EXPECT_TRUE(fixture.run(0, {3}, {0}) == std::vector<float>(a.begin(), a.begin() + static_cast<int64_t>(width)));
+  const auto half = static_cast<int64_t>(a.size() / 2);
+  const std::vector<float> first_row(a.begin(), a.begin() + half);
+  EXPECT_TRUE(std::equal(first_row.begin(), first_row.end(), b.begin()));
+  EXPECT_TRUE(fixture.run(0, {3}, {0}) == first_row);
 }
 
 LH_TEST(attention_reads_what_qkv_wrote) {
@@ -448,7 +450,7 @@ LH_TEST(project_add_matches_reference) {
       for (int64_t row = 0; row < 3; ++row) {
         Doubles y = multiply(w, doubles_of(Weights::floats(in) + row * 24, 24));
         if (with_norm) y = rms_norm(y, Weights::floats(post), kEps);
-        for (size_t i = 0; i < y.size(); ++i) y[i] += Weights::floats(x0)[row * 40 + static_cast<int64_t>(i)];
+        for (size_t i = 0; i < y.size(); ++i) y[i] += (Weights::floats(x0) + row * 40)[i];
         expect_row(row_of(x, row), y, 1e-5, "x");
       }
     }
@@ -487,9 +489,9 @@ LH_TEST(gated_up_matches_reference_for_equal_and_mixed_types) {
           Doubles y;
           for (size_t i = 0; i < g.size(); ++i) {
             const double z = g[i];
-            const double a = activation == Activation::kSilu
-                                 ? z / (1 + std::exp(-z))
-                                 : 0.5 * z * (1 + std::tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)));
+            const double inner = 0.7978845608028654 * (z + 0.044715 * z * z * z);
+            const double a = activation == Activation::kSilu ? z / (1 + std::exp(-z))
+                                                             : 0.5 * z * (1 + std::tanh(inner));
             y.push_back(a * u[i]);
           }
           expect_row(row_of(out, row), y, 2e-5, "gated");

@@ -10,6 +10,9 @@ namespace longhaul::cpu {
 namespace {
 
 static_assert(kSliceKeys == kSliceTokens);
+// Multiply-adds of a step below which the calling thread does all of it: about as long as waking
+// the workers takes.
+constexpr int64_t kInlineProducts = 1 << 18;
 constexpr double kLog2E = 1.4426950408889634;
 
 const AttentionKernels& kernels_for(Isa isa) {
@@ -197,6 +200,17 @@ class Unit {
   const uint16_t* next_keys_ = nullptr;
 };
 
+// An upper bound: masked keys count as well.
+int64_t num_products(const Layer& layer) {
+  int64_t pairs = 0;
+  for (const AttentionSequence& sequence : layer.params.work->sequences) {
+    const int32_t last = sequence.first_position + sequence.num_rows;
+    const int32_t window = layer.params.work->window;
+    pairs += int64_t{sequence.num_rows} * (window > 0 ? std::min(window, last) : last);
+  }
+  return pairs * layer.params.num_heads * layer.head_dim * 2;
+}
+
 void combine_row(const Layer& layer, const AttentionCombine& combine, int32_t head, float* sum) {
   const AttentionWork& work = *layer.params.work;
   const int32_t* indices = work.partial_indices.data() + combine.first;
@@ -247,7 +261,12 @@ void attention_layer(const AttentionLayerParams& params, const KvStore& store, I
         .run();
   };
   const int64_t num_units = static_cast<int64_t>(work.items.size()) * num_kv_heads;
-  pool.for_dynamic(num_units, run_unit);
+  const bool alone = num_units == 1 || num_products(layer) < kInlineProducts;
+  if (alone) {
+    for (int64_t i = 0; i < num_units; ++i) run_unit(i, 0);
+  } else {
+    pool.for_dynamic(num_units, run_unit);
+  }
 
   if (work.combines.empty()) return;
   const int64_t num_rows = static_cast<int64_t>(work.combines.size()) * params.num_heads;

@@ -2,7 +2,7 @@
 //
 // A block holds block_size tokens of every layer of its group. Inside it, outermost first:
 //
-//   [layer][kv head][K | V]           K and V of one head: block_size * head_dim 16-bit numbers each
+//   [layer][kv head][K | V]           each block_size * head_dim 16-bit numbers
 //
 //   K: [block_size / 16][head_dim / 2]  units; unit = 16 tokens x 2 channels
 //   V: [head_dim / 16][block_size / 2]  units; unit = 16 channels x 2 tokens
