@@ -5,7 +5,8 @@ import type { TokenWithLogprobs } from '../types.js';
 /** JSON has no -Infinity; this is the value vLLM's clients know for "impossible". */
 const LOGPROB_MIN = -9999;
 
-const finite = (logprob: number): number => (logprob > LOGPROB_MIN ? logprob : LOGPROB_MIN);
+const finite = (logprob: number): number =>
+  Number.isFinite(logprob) ? Math.max(logprob, LOGPROB_MIN) : LOGPROB_MIN;
 
 /** How tokens are spelled in logprobs: as text, or as `token_id:7` where asked for. */
 export class TokenSpelling {

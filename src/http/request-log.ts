@@ -60,7 +60,8 @@ export class RequestRecord {
       ...this.#generationFields(),
       ...this.#errorFields(),
     };
-    if (this.status >= 500 && this.status !== 503) {
+    // A fault is ours even where the status had left as 200.
+    if (this.status === 500 || this.#error?.status === 500) {
       this.#logger.error({ ...fields, err: this.#error?.cause ?? this.#error }, 'request');
     } else if (isProbe(this.route)) {
       this.#logger.debug(fields, 'request');
@@ -108,6 +109,6 @@ export class RequestRecord {
 }
 
 /** Routes that are asked every few seconds: their lines are for debugging only. */
-const isProbe = (route: string): boolean => route.startsWith('/health') || route === '/metrics';
+const isProbe = (route: string): boolean => /^\/(health|metrics|debug)/.test(route);
 
 const rounded = (ms: number): number => Math.round(ms * 10) / 10;

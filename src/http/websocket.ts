@@ -104,12 +104,23 @@ class StreamSocket {
         throw invalid('type', '"generate" or "cancel"', frame.type);
       }
     } catch (error) {
-      void this.#send({
+      this.#refuse({
         type: 'error',
         ...(id !== undefined && { id }),
         ...errorBody(toEngineError(error)),
       });
     }
+  }
+
+  /**
+   * Answers a frame that started nothing. A client that sends such frames without reading the
+   * answers is not read from either: what waits for it stays bounded.
+   */
+  #refuse(frame: object): void {
+    const sent = this.#send(frame);
+    if (this.#socket.bufferedAmount <= BUFFERED_BYTES_MAX) return;
+    this.#socket.pause();
+    void sent.then(() => this.#socket.resume());
   }
 
   async #generate({ id, endpoint, body }: GenerateFrame): Promise<void> {
@@ -124,6 +135,7 @@ class StreamSocket {
       context.config.logPrompts,
     );
     record.status = 200;
+    let accepted = false;
     let last: object;
     try {
       const { task, generation } = await beginGeneration(
@@ -134,6 +146,7 @@ class StreamSocket {
         controller.signal,
       );
       record.began(task, generation);
+      accepted = true;
       await this.#send({ type: 'accepted', id, request_id: record.requestId });
       await runAsChunks(task, generation, (data) => this.#send({ type: 'chunk', id, data }));
       countChoices(context, generation);
@@ -147,7 +160,8 @@ class StreamSocket {
     // Free before the last frame leaves: the client may use the id again as soon as it reads it.
     this.#live.delete(id);
     record.done();
-    void this.#send(last);
+    if (accepted) void this.#send(last);
+    else this.#refuse(last);
   }
 
   /** Resolves when more may be sent: at once, or when what waits has gone out or the socket closed. */

@@ -64,7 +64,7 @@ export class FakeTextService implements TextService {
   }
 
   createDetokenizer(options: { skipSpecialTokens: boolean }): Detokenizer {
-    const decoder = new TextDecoder('utf-8');
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
     return {
       push: (tokenId) => decoder.decode(this.#bytes(tokenId, options), { stream: true }),
       flush: () => decoder.decode(),

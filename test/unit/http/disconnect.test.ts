@@ -46,7 +46,13 @@ for (const [way, leave] of Object.entries(LEAVING)) {
   }
 
   t.test(`${way} while the prompt is tokenized: the engine never sees the request`, async (t) => {
-    const { engine, logs, text, listen } = await makeServer(t.teardown);
+    const { app, engine, logs, text, listen } = await makeServer(t.teardown);
+    let isClosed = false;
+    app.server.on('connection', (connection) => {
+      connection.once('close', () => {
+        isClosed = true;
+      });
+    });
     let open = () => {};
     text.gate = new Promise((resolve) => {
       open = resolve;
@@ -54,9 +60,8 @@ for (const [way, leave] of Object.entries(LEAVING)) {
     const socket = await rawPost(await listen(), CHAT, { messages });
     await until(() => text.numOpenEncodes === 1);
     leave(socket);
-    // The server has seen the close once its side of the connection is gone.
-    await until(() => socket.destroyed);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await until(() => isClosed);
+    await new Promise((resolve) => setImmediate(resolve));
     open();
     await until(() => logs.length > 0);
     t.match(logs, [{ status: 499, error_code: 'ERR_ABORTED' }]);

@@ -229,6 +229,15 @@ t.test('a wrong field is named, with what was expected and what came', async (t)
   t.equal(engine.streams.length, 0);
 });
 
+t.test('numbers that JSON can write and no double can hold', async (t) => {
+  const { post } = await makeServer(t.teardown);
+  const huge = await post(CHAT, '{"messages": [{"role": "user"}], "temperature": 1e400}');
+  t.equal(
+    huge.json().error.message,
+    'temperature: expected a number from 0 to 2, received Infinity (number)',
+  );
+});
+
 t.test('bodies that are not JSON', async (t) => {
   const { app, post } = await makeServer(t.teardown);
   t.match((await post(CHAT, '{"messages": [')).json().error, {

@@ -299,7 +299,7 @@ t.test('a slow reader pauses its own generations, other sockets go on', async (t
   const NUM_TOKENS = 500;
   for (let step = 0; step < NUM_TOKENS; step += 1) stalled!.tokens([LONG]);
   let before = -1;
-  while (before !== stalled!.numRead) {
+  while (stalled!.numRead === 0 || before !== stalled!.numRead) {
     before = stalled!.numRead;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -330,6 +330,23 @@ t.test('a paused socket that closes lets its generations end', async (t) => {
   await until(() => harness.logs.length > 0);
   t.equal(stalled!.abortedAs, 'abort');
   t.match(harness.logs, [{ finish_reason: 'abort' }]);
+});
+
+t.test('a client that only sends bad frames and never reads is not read either', async (t) => {
+  const harness = await makeServer(t.teardown);
+  const client = await open(harness, t.teardown);
+  client.socket.pause();
+  // Answers quote the frame's start and repeat its id: some hundred bytes for each.
+  const id = 'x'.repeat(200);
+  const bad = JSON.stringify({ type: 'nonsense', id });
+  const NUM_FRAMES = 30_000;
+  for (let frame = 0; frame < NUM_FRAMES; frame += 1) client.send(bad);
+  const [server] = harness.app.websocketServer.clients;
+  await until(() => server!.isPaused);
+  t.ok(server!.bufferedAmount < 8 << 20, `${server!.bufferedAmount} bytes wait`);
+  client.socket.resume();
+  await until(() => client.frames.length === NUM_FRAMES);
+  t.equal(client.of(id).length, NUM_FRAMES);
 });
 
 t.test('pings keep the connection warm', async (t) => {
