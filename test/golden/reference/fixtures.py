@@ -93,22 +93,28 @@ def greedy(model, ids):
 
 
 def text_section(model, model_path, ids):
+    """In slices of 128 rows: in double precision a whole text of Gemma's rows takes gigabytes."""
     targets = torch.tensor(ids[1:])
     logits = model(torch.tensor([ids]), use_cache=False).logits[0, :-1]
-    log_p = torch.log_softmax(logits.double(), -1)
     engine = Llama(str(model_path), n_ctx=len(ids), n_batch=512, logits_all=True, verbose=False)
     engine.eval(ids)
-    other = torch.from_numpy(np.array(engine.scores[: len(ids) - 1]))
-    log_q = torch.log_softmax(other.double(), -1)
-    rows = torch.arange(len(targets))
-    target_error = (log_q[rows, targets] - log_p[rows, targets]).abs().mean().item()
-    kl, agree, square = compare_rows(logits, other)
+    other = torch.from_numpy(engine.scores[: len(ids) - 1])
+    logprobs, errors, compared = [], [], []
+    for start in range(0, len(targets), 128):
+        rows = slice(start, min(start + 128, len(targets)))
+        pick = (torch.arange(rows.stop - rows.start), targets[rows])
+        log_p = torch.log_softmax(logits[rows].double(), -1)[pick]
+        log_q = torch.log_softmax(other[rows].double(), -1)[pick]
+        logprobs.append(log_p)
+        errors.append((log_q - log_p).abs())
+        compared.append(compare_rows(logits[rows], other[rows]))
+    kl, agree, square = (torch.cat(column) for column in zip(*compared))
     return {
         "ids": ids,
-        "logprobs": [round(value, 4) for value in log_p[rows, targets].tolist()],
+        "logprobs": [round(value, 4) for value in torch.cat(logprobs).tolist()],
         "top": logits.topk(NUM_TOP, -1).indices.tolist(),
         "llama": {
-            "mean_target_error": round(target_error, 6),
+            "mean_target_error": round(torch.cat(errors).mean().item(), 6),
             "mean_kl": round(kl.mean().item(), 6),
             "top1_agreement": round(agree.double().mean().item(), 5),
         },
