@@ -369,12 +369,17 @@ export class LocalEngine implements Engine {
       schedule: () => this.scheduler.schedule(performance.now()),
       submit: (words) => this.native.submit(words),
       commit: (result) => this.commit(result),
-      waitForWork: () =>
-        new Promise((resolve) => {
-          this.wake = resolve;
-          if (this.isClosed) this.wakeLoop();
-        }),
+      waitForWork: () => this.waitForWork(),
     };
+  }
+
+  private waitForWork(): Promise<void> {
+    if (this.isClosed) return Promise.resolve();
+    // Better a loud end than requests that hang: some sequence can always run.
+    if (this.scheduler.hasWork) throw new Error('the scheduler has work but planned no step');
+    return new Promise((resolve) => {
+      this.wake = resolve;
+    });
   }
 
   private commit(result: Int32Array): void {

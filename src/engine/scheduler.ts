@@ -36,6 +36,9 @@ const IDLE_STEP_MS = 200;
 /** A step whose fixed cost (reading the weights) is high gets longer, to be worth that cost. */
 const IDLE_FIXED_MULTIPLE = 4;
 
+/** Chunk that window groups get blocks reserved for; with fewer blocks chunks just get smaller. */
+const RESERVED_CHUNK_TOKENS = 512;
+
 const EMPTY_HISTORY = new Int32Array(0);
 
 export interface SchedulerOptions {
@@ -113,12 +116,15 @@ export class Scheduler {
   private readonly prefixWaits = new Map<Sequence, PrefixWait>();
   private readonly candidates: Sequence[] = [];
   private nextStepId = 1;
+  private numFailed = 0;
+  private readonly reservedChunk: number;
   private nextNativeId = 1;
 
   constructor(manager: BlockManager, options: SchedulerOptions, listener: SchedulerListener) {
     this.manager = manager;
     this.options = options;
     this.listener = listener;
+    this.reservedChunk = Math.min(options.maxNumBatchedTokens, RESERVED_CHUNK_TOKENS);
     for (let slot = options.maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
   }
 
@@ -157,6 +163,15 @@ export class Scheduler {
 
   /** The next step, or null when nothing can run before a step in flight has finished. */
   schedule(nowMs: number): ScheduledStep | null {
+    for (;;) {
+      const numFailed = this.numFailed;
+      const step = this.planStep(nowMs);
+      // A sequence that failed for want of blocks has left them to the others.
+      if (step || this.numFailed === numFailed) return step;
+    }
+  }
+
+  private planStep(nowMs: number): ScheduledStep | null {
     const step = this.takeStep();
     this.scheduleDecodes(step);
     step.predictedMs = this.costModel.predictMs(step.work);
@@ -169,7 +184,6 @@ export class Scheduler {
     step.predictedMs = this.costModel.predictMs(step.work);
     this.encode(step);
     this.inFlight.push(step);
-    this.nextStepId++;
     return step;
   }
 
@@ -362,19 +376,15 @@ export class Scheduler {
     let sum = 0;
     for (const sequence of this.running) {
       if (sequence.numRemainingTokens <= 1) continue;
-      sum += this.manager.blocksUntil(
-        sequence.blocks,
-        sequence.numTokens,
-        this.options.maxNumBatchedTokens,
-      );
+      sum += this.manager.blocksUntil(sequence.blocks, sequence.numTokens, this.reservedChunk);
     }
     return sum;
   }
 
   /** Blocks to compute all of its tokens and one more, beyond the matched ones. */
   private blocksForPrompt(sequence: Sequence, numMatched: number): number {
-    const { manager, options } = this;
-    const all = manager.blocksForLength(sequence.numTokens + 1, options.maxNumBatchedTokens);
+    const { manager } = this;
+    const all = manager.blocksForLength(sequence.numTokens + 1, this.reservedChunk);
     const matched = manager.blocksForLength(numMatched * manager.blockSize);
     return Math.max(0, all - matched);
   }
@@ -391,7 +401,7 @@ export class Scheduler {
     sequence.numCommittedTokens = numHitTokens;
     sequence.slot = this.freeSlots.pop()!;
     sequence.nativeId = this.nextNativeId;
-    this.nextNativeId = this.nextNativeId === 0x7fffffff ? 1 : this.nextNativeId + 1;
+    this.nextNativeId = nextId(this.nextNativeId);
     sequence.status = 'running';
     insertByRank(this.running, sequence);
     if (sequence.admittedMs !== null) return;
@@ -565,8 +575,9 @@ export class Scheduler {
   }
 
   private failForBlocks(sequence: Sequence): void {
-    const held = sequence.blocks.numBlocks;
+    const held = sequence.blocks.numBlocks * this.manager.numGroups;
     this.remove(sequence);
+    this.numFailed++;
     const message =
       `No KV block is left for this request: it holds ${held} of ` +
       `${this.manager.pool.numBlocks} blocks and no other request runs.`;
@@ -739,6 +750,8 @@ export class Scheduler {
       numTokens: 0,
     };
     (step as { stepId: number }).stepId = this.nextStepId;
+    // Also when nothing comes of it: marks of this attempt must not hold in the next one.
+    this.nextStepId = nextId(this.nextStepId);
     step.rows.length = 0;
     step.numTokens = 0;
     step.work.prefillTokens = 0;
@@ -752,6 +765,11 @@ export class Scheduler {
     step.rows.length = 0;
     this.spareSteps.push(step);
   }
+}
+
+/** Ids are positive int32 and wrap. */
+function nextId(id: number): number {
+  return id === 0x7fffffff ? 1 : id + 1;
 }
 
 function insertByRank(list: Sequence[], sequence: Sequence): void {

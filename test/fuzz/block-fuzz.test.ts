@@ -8,7 +8,7 @@ import type { GenerationEvent } from '../../src/engine/engine-types.js';
 import { BLOCK_STATE, BlockPool } from '../../src/kv/block-pool.js';
 import type { SamplingParams } from '../../src/types.js';
 import { FakeNativeEngine, expectedTokens } from '../support/fake-native-engine.js';
-import { makeManager, sampling, testRoot } from '../support/make-sequence.js';
+import { makeManager, makeScheduler, sampling, testRoot } from '../support/make-sequence.js';
 import { OracleBlockPool } from '../support/oracle-block-pool.js';
 
 const FIRST_SEED = Number(process.env.LONGHAUL_FUZZ_SEED ?? 1);
@@ -112,6 +112,62 @@ t.test('block manager: random tables, hits and windows', async (t) => {
     manager.checkIntegrity([]);
     t.equal(manager.pool.numOwned, 0, rerun(seed));
   }
+});
+
+t.test('scheduler: pauses, removals, two steps in flight; never stalls', async (t) => {
+  let numPreemptions = 0;
+  for (let seed = FIRST_SEED; seed < FIRST_SEED + RUNS; seed++) {
+    const draw = random(seed);
+    const groupWindows = [[0], [0, 6], [5]][draw(3)]!;
+    const toy = makeScheduler({
+      groupWindows,
+      numBlocks: groupWindows.length * (6 + draw(10)),
+      maxNumSeqs: 1 + draw(4),
+      maxNumBatchedTokens: [8, 20, 64][draw(3)]!,
+      vocabSize: 50,
+      cache: draw(4) > 0,
+    });
+    const longest = Math.min(60, toy.manager.maxSequenceTokens);
+    const live: Array<ReturnType<typeof toy.add>> = [];
+    let numInFlight = 0;
+    const plan = (): boolean => {
+      if (numInFlight === 2) return false;
+      const isPlanned = toy.plan() !== null;
+      if (isPlanned) numInFlight++;
+      else if (numInFlight === 0 && toy.scheduler.hasWork) t.fail(`a stall; ${rerun(seed)}`);
+      return isPlanned;
+    };
+    const finish = async (): Promise<void> => {
+      if (numInFlight === 0) return;
+      numInFlight--;
+      await toy.finish();
+    };
+    for (let i = 0; i < 150; i++) {
+      const pick = live[draw(Math.max(1, live.length))];
+      const action = draw(10);
+      if (action === 0 && live.length < 6) {
+        const numPrompt = 1 + draw(longest - 1);
+        const prompt = Int32Array.from({ length: numPrompt }, (_, k) => (k * 7) % (49 + draw(2)));
+        const maxTokens = 1 + draw(longest - numPrompt);
+        live.push(toy.add(prompt, { maxTokens, stopTokenIds: [4] }, draw(3)));
+      } else if (action === 1 && pick) pick.isPaused = !pick.isPaused;
+      else if (action === 2 && pick && draw(3) === 0) toy.scheduler.remove(pick);
+      else if (action < 7) plan();
+      else await finish();
+    }
+    for (const sequence of live) sequence.isPaused = false;
+    while (plan() || numInFlight > 0) await finish();
+    t.equal(toy.manager.pool.numOwned, 0, `no block is left owned; ${rerun(seed)}`);
+    for (const sequence of live) {
+      numPreemptions += sequence.numPreemptions;
+      const { numPromptTokens, sampling: params } = sequence;
+      const prompt = sequence.tokens.subarray(0, numPromptTokens);
+      const output = Array.from(sequence.tokens.subarray(numPromptTokens, sequence.numTokens));
+      const expected = expectedTokens(prompt, params, toy.native.info).slice(0, output.length);
+      t.strictSame(output, expected, rerun(seed));
+    }
+  }
+  if (RUNS >= 60) t.ok(numPreemptions > 20, `${numPreemptions} preemptions`);
 });
 
 interface Job {

@@ -283,6 +283,15 @@ t.test('alone and still no block: ERR_KV_EXHAUSTED', async (t) => {
   t.equal(toy.manager.pool.numOwned, 0);
 });
 
+t.test('whoever fails for blocks leaves them to the next in the same round', async (t) => {
+  const toy = makeScheduler({ maxNumSeqs: 1 });
+  toy.add(counting(60), { maxTokens: 1 });
+  toy.add(counting(3, 80), { maxTokens: 1 });
+  await toy.step();
+  t.equal(await toy.step(), '1:0+3');
+  t.ok(toy.log.includes('0 error ERR_KV_EXHAUSTED'));
+});
+
 t.test('chunks follow measured time: prefill stays within what decode can bear', async (t) => {
   const toy = makeScheduler({
     numBlocks: 4000,
