@@ -1,7 +1,8 @@
 // Threads: JavaScript runs on the environment's thread; loading has a thread of its own, so has the
 // engine, so has closing (it waits for the running step). The three report through thread-safe
 // functions, never through libuv's pool. An environment that ends meanwhile is handled by a cleanup
-// hook, which runs before the thread-safe function's own because it was registered later.
+// hook, which runs before the thread-safe function's own because it was registered later; callbacks
+// that come when no JavaScript can run any more only free what they carry.
 #include "addon_engine.h"
 
 #include <atomic>
@@ -160,7 +161,7 @@ class Session {
 
 void deliver(Napi::Env env, Napi::Function, std::shared_ptr<Session>* session, Message* message) {
   const std::unique_ptr<Message> owned(message);
-  if (static_cast<napi_env>(env) == nullptr || session == nullptr) return;
+  if (!can_run_js(env)) return;
   (*session)->on_message(*owned);
 }
 
@@ -242,7 +243,7 @@ struct LoadJob {
 };
 
 void finish_load(Napi::Env env, Napi::Function, LoadJob* job, void*) {
-  if (static_cast<napi_env>(env) == nullptr) return;
+  if (!can_run_js(env)) return;
   if (!job->result.ok()) {
     job->deferred.Reject(to_js_error(env, job->result.status()));
     return;

@@ -22,6 +22,15 @@ struct AddonData {
 
 inline AddonData& addon_data(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
 
+// False while the environment is being torn down: callbacks of thread-safe functions may still come
+// then, and what node-addon-api cannot throw ends the process.
+inline bool can_run_js(napi_env env) {
+  if (env == nullptr) return false;
+  napi_value object = nullptr;
+  return napi_create_object(env, &object) == napi_ok &&
+         napi_set_named_property(env, object, "probe", object) == napi_ok;
+}
+
 // new EngineError(code, message); a plain Error with `code` where no class was handed over.
 inline Napi::Value to_js_error(Napi::Env env, const Status& status) {
   const Napi::String code = Napi::String::New(env, error_code_name(status.code()));
