@@ -2,8 +2,9 @@
  * A model's chat template: messages → prompt text, as transformers' apply_chat_template renders
  * them. Rendering runs whatever the model file says, so it belongs on a worker with a time limit.
  */
-import { Template } from '@huggingface/jinja';
+import { Environment, Interpreter, Template } from '@huggingface/jinja';
 import { EngineError } from '../errors.js';
+import { TEMPLATE_GLOBALS } from './template-globals.js';
 import type { ChatMessage, ChatRender } from './tokenizer-types.js';
 
 export interface TemplateTokens {
@@ -60,6 +61,7 @@ export class ChatTemplate {
       tools: null,
       documents: null,
       ...request.kwargs,
+      ...TEMPLATE_GLOBALS,
       messages,
       add_generation_prompt: addGenerationPrompt,
       bos_token: this.#tokens.bosToken,
@@ -70,8 +72,16 @@ export class ChatTemplate {
   }
 
   #run(variables: TemplateVariables): string {
+    // Not Template.render: its globals include a range() of any length, and a kwarg named like one
+    // of them would be an error.
+    const environment = new Environment();
     try {
-      return this.#template.render(variables);
+      for (const [name, value] of Object.entries(variables)) {
+        environment.variables.delete(name);
+        environment.set(name, value);
+      }
+      const text = new Interpreter(environment).run(this.#template.parsed);
+      return String(text.value);
     } catch (error) {
       throw new EngineError(
         'ERR_INVALID_REQUEST',

@@ -25,6 +25,9 @@ export interface EncoderProfile {
   alwaysParsedTokens: string[];
 }
 
+/** Most UTF-16 units a template may make: twice the largest body, and far below V8's limit. */
+const RENDERED_LENGTH_MAX = 128 * 1024 * 1024;
+
 export class PromptEncoder {
   readonly #tokenizer: NativeTokenizer;
   readonly #profile: EncoderProfile;
@@ -68,6 +71,14 @@ export class PromptEncoder {
       messages: guard.guard(messages, mark) as ChatRender['messages'],
       kwargs: guard.guard(kwargs, mark) as ChatRender['kwargs'],
     });
+    if (rendered.length > RENDERED_LENGTH_MAX) {
+      throw new EngineError(
+        'ERR_INVALID_REQUEST',
+        `messages: expected at most ${RENDERED_LENGTH_MAX} characters once rendered, ` +
+          `found ${rendered.length}`,
+        { param: 'messages' },
+      );
+    }
     onRendered();
     const ids = this.#tokenizer.encode(rendered, true, mark);
     const { addBos, bosTokenId } = this.#profile;

@@ -17,6 +17,8 @@ export interface TextServiceOptions {
   renderTimeoutMs?: number;
   /** Texts of more UTF-16 units than this are encoded on a worker. */
   inlineLengthMax?: number;
+  /** MiB of heap a worker may use; 2048 unless told. */
+  workerHeapMb?: number;
 }
 
 /** Two: one long prompt must not hold up all short conversations. */
@@ -24,6 +26,7 @@ const NUM_WORKERS = 2;
 const RENDER_TIMEOUT_MS = 10_000;
 /** Even the slowest text (one word, all letters) of this length takes about 10 ms. */
 const INLINE_LENGTH_MAX = 32_768;
+const WORKER_HEAP_MB = 2048;
 
 const TYPE_UNKNOWN = 2;
 const TYPE_CONTROL = 3;
@@ -65,7 +68,11 @@ class NativeTextService implements TextService {
     this.#inlineLengthMax = options.inlineLengthMax ?? INLINE_LENGTH_MAX;
     this.#workers = new WorkerPool(
       { tokenizerId: tokenizer.id, profile },
-      { size: NUM_WORKERS, renderTimeoutMs: options.renderTimeoutMs ?? RENDER_TIMEOUT_MS },
+      {
+        size: NUM_WORKERS,
+        renderTimeoutMs: options.renderTimeoutMs ?? RENDER_TIMEOUT_MS,
+        heapMb: options.workerHeapMb ?? WORKER_HEAP_MB,
+      },
     );
     // Loading takes the worker a moment that the first conversation need not wait for.
     if (this.hasChatTemplate) this.#workers.warmUp();

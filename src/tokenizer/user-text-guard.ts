@@ -21,8 +21,8 @@ interface Node {
 
 export class UserTextGuard {
   readonly #root: Node = { next: new Map(), end: false };
-  /** Finds places where a special token may begin; null when there is none to guard against. */
-  readonly #firstCharacters: RegExp | null;
+  /** By UTF-16 unit: 1 where a special token may begin. Null when there is none to guard against. */
+  readonly #begins: Uint8Array | null;
   readonly #lengthMax: number;
 
   /** `specialTokens`: texts of every token that must not come out of what a user typed. */
@@ -41,8 +41,8 @@ export class UserTextGuard {
       node.end = true;
     }
     this.#lengthMax = longest;
-    const first = [...this.#root.next.keys()].map(escapeUnit).join('');
-    this.#firstCharacters = first === '' ? null : new RegExp(`[${first}]`, 'g');
+    this.#begins = this.#root.next.size > 0 ? new Uint8Array(0x10000) : null;
+    for (const unit of this.#root.next.keys()) this.#begins![unit.charCodeAt(0)] = 1;
   }
 
   /** A mark that occurs in no string of `values` (deep). Throws when all candidates do. */
@@ -74,12 +74,13 @@ export class UserTextGuard {
    * template's next text could complete to a special token.
    */
   guardText(text: string, mark: string): string {
-    if (this.#firstCharacters === null) return text;
+    const begins = this.#begins;
+    if (begins === null) return text;
     let guarded = '';
     let copied = 0;
     let openEnd = false;
-    for (const match of text.matchAll(this.#firstCharacters)) {
-      const begin = match.index;
+    for (let begin = 0; begin < text.length; begin++) {
+      if (begins[text.charCodeAt(begin)] === 0) continue;
       const found = this.#look(text, begin);
       if (found === 'open') openEnd = true;
       if (found !== 'whole') continue;
@@ -104,10 +105,6 @@ export class UserTextGuard {
     }
     return limit === text.length && node.next.size > 0 ? 'open' : null;
   }
-}
-
-function escapeUnit(unit: string): string {
-  return `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }
 
 /** A copy of a JSON-like value with every string and key changed; other values stay. */

@@ -11,10 +11,9 @@ export interface WorkerPoolOptions {
   size: number;
   /** Most milliseconds one chat template may run. */
   renderTimeoutMs: number;
+  /** Heap of one worker. A prompt of 64 MiB takes about ten times that while it is rendered. */
+  heapMb: number;
 }
-
-/** Heap of one worker. A prompt of 64 MiB takes about ten times that while it is rendered. */
-const WORKER_HEAP_MB = 2048;
 
 interface Task {
   job: Job;
@@ -65,7 +64,7 @@ export class WorkerPool {
   }
 
   #start(): void {
-    const slot: Slot = new Slot(this.#setup, this.#options.renderTimeoutMs, {
+    const slot: Slot = new Slot(this.#setup, this.#options, {
       onFree: () => this.#dispatch(),
       onGone: (cause) => {
         this.#slots.delete(slot);
@@ -88,23 +87,23 @@ interface SlotEvents {
 class Slot {
   readonly #worker: Worker;
   readonly #renderTimeoutMs: number;
+  readonly #heapMb: number;
   readonly #events: SlotEvents;
   #ready = false;
   #gone = false;
   #task: Task | null = null;
   #timer: NodeJS.Timeout | null = null;
 
-  constructor(setup: WorkerSetup, renderTimeoutMs: number, events: SlotEvents) {
-    this.#renderTimeoutMs = renderTimeoutMs;
+  constructor(setup: WorkerSetup, options: WorkerPoolOptions, events: SlotEvents) {
+    this.#renderTimeoutMs = options.renderTimeoutMs;
+    this.#heapMb = options.heapMb;
     this.#events = events;
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: setup,
-      resourceLimits: { maxOldGenerationSizeMb: WORKER_HEAP_MB },
+      resourceLimits: { maxOldGenerationSizeMb: options.heapMb },
     });
     this.#worker.on('message', (reply: WorkerReply) => this.#receive(reply));
-    this.#worker.on('error', (error) => {
-      void this.stop(new EngineError('ERR_INTERNAL', `Text worker failed: ${error.message}`));
-    });
+    this.#worker.on('error', (error) => void this.stop(this.#failure(error)));
     this.#worker.on('exit', (code) => {
       void this.stop(new EngineError('ERR_INTERNAL', `Text worker ended with code ${code}`));
     });
@@ -167,6 +166,16 @@ class Slot {
         break;
     }
     this.#events.onFree();
+  }
+
+  #failure(error: Error & { code?: unknown }): EngineError {
+    if (error.code === 'ERR_WORKER_OUT_OF_MEMORY') {
+      const message = `The text needs more than the ${this.#heapMb} MiB a text worker may use.`;
+      return new EngineError('ERR_INVALID_REQUEST', message, { cause: error });
+    }
+    return new EngineError('ERR_INTERNAL', `Text worker failed: ${error.message}`, {
+      cause: error,
+    });
   }
 
   #overrun(): void {

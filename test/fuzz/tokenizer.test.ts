@@ -22,8 +22,8 @@ import {
 } from '../unit/tokenizer/tiny-specs.js';
 
 const addon = loadAddon();
-const SEEDS = process.env['LONGHAUL_FUZZ_SEED']
-  ? [Number(process.env['LONGHAUL_FUZZ_SEED'])]
+const SEEDS = process.env.LONGHAUL_FUZZ_SEED
+  ? [Number(process.env.LONGHAUL_FUZZ_SEED)]
   : [1, 2, 3, 4, 5, 6];
 
 // Left out on purpose: U+0085 and U+FEFF, which JavaScript's \s and Unicode's disagree about, and
@@ -46,10 +46,9 @@ const ALPHABETS = [
 ];
 
 function randomText(random: () => number, lengthMax: number): string {
-  const pools = Array.from(
-    { length: 1 + Math.floor(random() * 4) },
-    () => [...ALPHABETS[Math.floor(random() * ALPHABETS.length)]!],
-  );
+  const pools = Array.from({ length: 1 + Math.floor(random() * 4) }, () => [
+    ...ALPHABETS[Math.floor(random() * ALPHABETS.length)]!,
+  ]);
   const length = Math.floor(random() * lengthMax);
   let text = '';
   for (let i = 0; i < length; i++) {
@@ -97,7 +96,12 @@ interface Pair {
 }
 
 /** The same random byte-level model twice. `shuffle`: ranks in an order no training gives. */
-function randomBpe(random: () => number, pre: string, ignoreMerges: boolean, shuffle: boolean): Pair {
+function randomBpe(
+  random: () => number,
+  pre: string,
+  ignoreMerges: boolean,
+  shuffle: boolean,
+): Pair {
   const words = Array.from({ length: 60 }, () => [...spellBytes(randomText(random, 30))]);
   const merges = randomMerges(words, 150, random);
   if (shuffle) merges.sort(() => random() - 0.5);
@@ -112,7 +116,15 @@ function randomBpe(random: () => number, pre: string, ignoreMerges: boolean, shu
       truncation: null,
       padding: null,
       added_tokens: [
-        { id: tokens.length, content: control.text, special: true, single_word: false, lstrip: false, rstrip: false, normalized: false },
+        {
+          id: tokens.length,
+          content: control.text,
+          special: true,
+          single_word: false,
+          lstrip: false,
+          rstrip: false,
+          normalized: false,
+        },
       ],
       normalizer: null,
       pre_tokenizer: PRE_TOKENIZERS[pre],
@@ -133,10 +145,15 @@ function randomBpe(random: () => number, pre: string, ignoreMerges: boolean, shu
     },
     {},
   );
-  const spec = makeSpec('bpe', [...tokens, control], merges.map((pair) => pair.join(' ')), {
-    preTokenizer: pre,
-    ignoreMerges,
-  });
+  const spec = makeSpec(
+    'bpe',
+    [...tokens, control],
+    merges.map((pair) => pair.join(' ')),
+    {
+      preTokenizer: pre,
+      ignoreMerges,
+    },
+  );
   return { ours: addon.createTokenizer(spec), reference };
 }
 
@@ -148,7 +165,8 @@ for (const pre of Object.keys(PRE_TOKENIZERS)) {
       const { ours, reference } = randomBpe(random, pre, seed % 3 === 0, seed % 2 === 0);
       for (let i = 0; i < 250; i++) {
         const text = randomText(random, i % 50 === 0 ? 600 : 60);
-        const expected = text === '' ? [] : reference.encode(text, { add_special_tokens: false }).ids;
+        const expected =
+          text === '' ? [] : reference.encode(text, { add_special_tokens: false }).ids;
         const found = [...ours.encode(text, true, '')];
         compared += found.length;
         if (JSON.stringify(found) !== JSON.stringify(expected)) {
@@ -169,7 +187,10 @@ t.test('byte-level BPE: what goes in comes out', async (t) => {
       for (let i = 0; i < 100; i++) {
         const text = randomText(random, 120);
         const ids = ours.encode(text, i % 2 === 0, '');
-        const back = decodeTokens(ours, ids, { skipSpecialTokens: false, stripLeadingSpace: false });
+        const back = decodeTokens(ours, ids, {
+          skipSpecialTokens: false,
+          stripLeadingSpace: false,
+        });
         if (back !== text) return t.equal(back, text, `seed ${seed} ${pre}`);
       }
     }
@@ -206,7 +227,9 @@ t.test('SentencePiece BPE equals its definition', async (t) => {
     const random = seededRandom(seed * 31);
     const letters = [...'abcde ▁éж日\n😀'.replace('▁', '')];
     const sample = () =>
-      Array.from({ length: 20 }, () => letters[Math.floor(random() ** 2 * letters.length)]!).join('');
+      Array.from({ length: 20 }, () => letters[Math.floor(random() ** 2 * letters.length)]!).join(
+        '',
+      );
     const words = Array.from({ length: 40 }, () => [...sample().replaceAll(' ', '▁')]);
     const texts = new Set(['▁', 'a', 'b', 'c', 'd', 'é']);
     // Short runs of equal scores: ties must go to the left.
@@ -225,7 +248,12 @@ t.test('SentencePiece BPE equals its definition', async (t) => {
     ];
     const ours = addon.createTokenizer(makeSpec('spm', tokens, [], { unknownTokenId: 0 }));
     const pieces = new Map(
-      tokens.map((token, id): [string, Piece] => [token.text, { text: token.text, id, score: token.score ?? 0 }]).slice(257),
+      tokens
+        .map((token, id): [string, Piece] => [
+          token.text,
+          { text: token.text, id, score: token.score ?? 0 },
+        ])
+        .slice(257),
     );
     for (let i = 0; i < 300; i++) {
       const text = Array.from({ length: 1 + (i % 6) }, sample).join('');

@@ -1,5 +1,6 @@
 import t from 'tap';
 import { ChatTemplate, contentText } from '../../../src/tokenizer/chat-template.js';
+import { strftime } from '../../../src/tokenizer/template-globals.js';
 import type { ChatMessage, ChatRender } from '../../../src/tokenizer/tokenizer-types.js';
 import { CHATML, GEMMA, LLAMA3, PARTS_ONLY } from './templates.js';
 
@@ -7,7 +8,11 @@ const TOKENS = { bosToken: '<bos>', eosToken: '<eos>' };
 const user = (content: unknown): ChatMessage => ({ role: 'user', content });
 const assistant = (content: unknown): ChatMessage => ({ role: 'assistant', content });
 
-function render(source: string, messages: ChatMessage[], changes: Partial<ChatRender> = {}): string {
+function render(
+  source: string,
+  messages: ChatMessage[],
+  changes: Partial<ChatRender> = {},
+): string {
   return new ChatTemplate(source, TOKENS).render({
     messages,
     addGenerationPrompt: false,
@@ -67,8 +72,14 @@ t.test('content parts: kept where the template loops over them, else joined', as
 });
 
 t.test('kwargs reach the template but replace none of its own variables', async (t) => {
-  const source = '{{ enable_thinking }}|{{ bos_token }}|{{ add_generation_prompt }}|{{ messages | length }}';
-  const kwargs = { enable_thinking: 'yes', bos_token: 'X', add_generation_prompt: true, messages: [] };
+  const source =
+    '{{ enable_thinking }}|{{ bos_token }}|{{ add_generation_prompt }}|{{ messages | length }}';
+  const kwargs = {
+    enable_thinking: 'yes',
+    bos_token: 'X',
+    add_generation_prompt: true,
+    messages: [],
+  };
   t.equal(render(source, [user('a')], { kwargs }), 'yes|<bos>|false|1');
 });
 
@@ -77,6 +88,32 @@ t.test('functions and filters that templates use', async (t) => {
   t.equal(render('{{ messages[0].content | tojson }}', [user('a "b"\n')]), '"a \\"b\\"\\n"');
   t.equal(render('{% if tools is none and tools is defined %}none{% endif %}', []), 'none');
   t.equal(render('{{ eos_token }}{{ undefined_thing }}', []), '<eos>');
+});
+
+t.test('range is bounded', async (t) => {
+  const join = (call: string): string => render(`{% for i in ${call} %}{{ i }},{% endfor %}`, []);
+  t.equal(join('range(3)'), '0,1,2,');
+  t.equal(join('range(2, 5)'), '2,3,4,');
+  t.equal(join('range(5, 0, -2)'), '5,3,1,');
+  t.equal(join('range(0)'), '');
+  t.equal(render('{{ range(100000) | length }}', []), '100000');
+  for (const call of ['range(100001)', 'range(0, 1000000000)', 'range(1, 5, 0)']) {
+    t.throws(() => join(call), { code: 'ERR_INVALID_REQUEST', message: /range/ });
+  }
+  t.equal(render('{{ range(3) | length }}', [], { kwargs: { range: 'x' } }), '3');
+});
+
+t.test('kwargs named like functions and constants change none of them', async (t) => {
+  const names = ['range', 'raise_exception', 'strftime_now', 'true', 'none', 'namespace'];
+  const kwargs = Object.fromEntries(names.map((name) => [name, 'x']));
+  const source = '{{ range(2) | length }}{{ 1 if true else 2 }}{{ tools is none }}';
+  t.equal(render(source, [], { kwargs }), '21true');
+});
+
+t.test('strftime as in the C locale', async (t) => {
+  const date = new Date(2024, 6, 4, 0, 5, 9);
+  t.equal(strftime(date, '%d %b %Y, %B %A %a'), '04 Jul 2024, July Thursday Thu');
+  t.equal(strftime(date, '%H:%M:%S %I%p %y-%m %-d %% %Q'), '00:05:09 12AM 24-07 4 % %Q');
 });
 
 t.test('continue_final_message ends where the last message ends', async (t) => {

@@ -34,7 +34,8 @@ t.test('bytes that never become a character are replaced', async (t) => {
 
 t.test('special tokens, byte order marks and leading spaces', async (t) => {
   const source = tokens(' a', ' ', '\ufeff', '');
-  const decode = (ids: number[], changes = {}) => decodeTokens(source, ids, { ...KEEP, ...changes });
+  const decode = (ids: number[], changes = {}) =>
+    decodeTokens(source, ids, { ...KEEP, ...changes });
   t.equal(decode([0, 1, 1]), ' a a');
   t.equal(decode([0, 1], { skipSpecialTokens: false }), '<s> a');
   t.equal(decode([0, 4, 1, 1], { stripLeadingSpace: true }), 'a a');
@@ -50,18 +51,22 @@ t.test('a stream equals the whole, however its bytes are cut into tokens', async
     fc.string({ unit: 'grapheme', maxLength: 3 }).map((text) => new Uint8Array(Buffer.from(text))),
   );
   fc.assert(
-    fc.property(fc.array(piece, { maxLength: 12 }), fc.infiniteStream(fc.nat(3)), (pieces, cuts) => {
-      const all = Buffer.concat(pieces);
-      const cut: number[][] = [];
-      for (let i = 0; i < all.length; ) {
-        const length = Math.min(all.length - i, 1 + (cuts.next().value as number));
-        cut.push([...all.subarray(i, i + length)]);
-        i += length;
-      }
-      const ids = cut.map((_, i) => i + 1);
-      const text = decodeTokens(tokens(...cut), ids, KEEP);
-      return text === new TextDecoder('utf-8', { ignoreBOM: true }).decode(all);
-    }),
+    fc.property(
+      fc.array(piece, { maxLength: 12 }),
+      fc.infiniteStream(fc.nat(3)),
+      (pieces, cuts) => {
+        const all = Buffer.concat(pieces);
+        const cut: number[][] = [];
+        for (let i = 0; i < all.length; ) {
+          const length = Math.min(all.length - i, 1 + (cuts.next().value as number));
+          cut.push([...all.subarray(i, i + length)]);
+          i += length;
+        }
+        const ids = cut.map((_, i) => i + 1);
+        const text = decodeTokens(tokens(...cut), ids, KEEP);
+        return text === new TextDecoder('utf-8', { ignoreBOM: true }).decode(all);
+      },
+    ),
     { numRuns: 3000 },
   );
 });

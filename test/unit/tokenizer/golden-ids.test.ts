@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { loadAddon } from '../../../src/binding/addon.js';
 import { loadModel } from '../../../src/models/load-model.js';
 import { createTextService } from '../../../src/tokenizer/text-service.js';
-import { loadAddon } from '../../../src/binding/addon.js';
 import { goldenFolder } from '../../support/golden-files.js';
 import { testModel } from '../../support/test-models.js';
 
@@ -51,7 +51,10 @@ for (const name of ['smollm2', 'gemma3'] as const) {
     t.teardown(() => service.close());
     for (const text of corpus) {
       // Lone surrogates are no text, and SentencePiece takes a typed U+2581 for a space.
-      let sent = text.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '\ufffd');
+      let sent = text.replace(
+        /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g,
+        '\ufffd',
+      );
       if (description.spec.kind === 'spm') sent = sent.replaceAll('▁', ' ');
       const ids = await service.encode(text, { addSpecialTokens: true });
       const back = service.decode(ids, { skipSpecialTokens: true });

@@ -67,14 +67,20 @@ t.test('wrong arguments are refused with a typed error', async (t) => {
   const create = addon.createTokenizer as (...args: unknown[]) => unknown;
   t.throws(() => create(), wrong);
   t.throws(() => create({ ...tinySpec(), tokenBytes: 'abc' }), { ...wrong, message: /tokenBytes/ });
-  t.throws(() => create({ ...tinySpec(), tokenOffsets: new Int32Array(3) }), { ...wrong, message: /tokenOffsets/ });
+  t.throws(() => create({ ...tinySpec(), tokenOffsets: new Int32Array(3) }), {
+    ...wrong,
+    message: /tokenOffsets/,
+  });
   t.throws(() => create({ ...tinySpec(), ignoreMerges: 1 }), { ...wrong, message: /ignoreMerges/ });
   t.throws(() => addon.openTokenizer(999_999), wrong);
   const format = { code: 'ERR_MODEL_FORMAT' };
   t.throws(() => create(tinySpec({ tokenOffsets: new Uint32Array([0, 9, 3]) })), format);
   t.throws(() => create(tinySpec({ tokenTypes: new Uint8Array(260) })), format);
   t.throws(() => create(tinySpec({ unknownTokenId: 260 })), format);
-  t.throws(() => create(tinySpec({ preTokenizer: 'bert' })), { code: 'ERR_UNSUPPORTED', message: /bert/ });
+  t.throws(() => create(tinySpec({ preTokenizer: 'bert' })), {
+    code: 'ERR_UNSUPPORTED',
+    message: /bert/,
+  });
 });
 
 t.test('a worker thread opens the same tokenizer', async (t) => {

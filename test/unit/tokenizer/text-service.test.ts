@@ -1,9 +1,22 @@
 import t, { type Test } from 'tap';
 import type { TokenizerDescription } from '../../../src/models/model-types.js';
 import { createTextService } from '../../../src/tokenizer/text-service.js';
-import type { ChatMessage, ChatRender, TextService } from '../../../src/tokenizer/tokenizer-types.js';
+import type {
+  ChatMessage,
+  ChatRender,
+  TextService,
+} from '../../../src/tokenizer/tokenizer-types.js';
 import { CHATML, GEMMA } from './templates.js';
-import { BYTE, byteTokens, CONTROL, describe, makeSpec, NORMAL, UNKNOWN, USER_DEFINED } from './tiny-specs.js';
+import {
+  BYTE,
+  byteTokens,
+  CONTROL,
+  describe,
+  makeSpec,
+  NORMAL,
+  UNKNOWN,
+  USER_DEFINED,
+} from './tiny-specs.js';
 
 const IM_START = 256;
 const IM_END = 257;
@@ -32,7 +45,13 @@ const bytes = (text: string): number[] => [...Buffer.from(text)];
 const user = (content: unknown): ChatMessage => ({ role: 'user', content });
 
 function chat(messages: ChatMessage[], changes: Partial<ChatRender> = {}): ChatRender {
-  return { messages, addGenerationPrompt: true, continueFinalMessage: false, kwargs: {}, ...changes };
+  return {
+    messages,
+    addGenerationPrompt: true,
+    continueFinalMessage: false,
+    kwargs: {},
+    ...changes,
+  };
 }
 
 function open(
@@ -71,7 +90,7 @@ t.test('encode: long texts on a worker give the same ids', async (t) => {
   const many = await Promise.all(
     Array.from({ length: 40 }, (_, i) => service.encode(`text ${i}`, { addSpecialTokens: false })),
   );
-  many.forEach((found, i) => t.same([...found], bytes(`text ${i}`)));
+  for (const [i, found] of many.entries()) t.same([...found], bytes(`text ${i}`));
 });
 
 t.test('encode: NFC where the model asks for it', async (t) => {
@@ -124,7 +143,11 @@ t.test('encodeChat: nothing a user types becomes a control token', async (t) => 
     const { text, tokens } = await service.encodeChat(chat([attack]));
     t.equal(count(tokens), count(clean.tokens), JSON.stringify(attack));
     const content = Array.isArray(attack.content) ? '<|im_\nend|>' : attack.content;
-    t.match(text, `${attack.role}\n${content}<|im_end|>`, 'the text keeps what was typed, no marks');
+    t.match(
+      text,
+      `${attack.role}\n${content}<|im_end|>`,
+      'the text keeps what was typed, no marks',
+    );
     t.equal(service.decode(tokens, { skipSpecialTokens: false }), text);
   }
   const kwargs = { note: '<|im_end|>' };
@@ -173,13 +196,16 @@ t.test('encodeChat: errors of templates and of models without one', async (t) =>
     param: 'messages',
   });
   const broken = open(t, chatmlModel({ chatTemplate: '{% if %}' }));
-  await t.rejects(broken.encodeChat(chat([])), { code: 'ERR_UNSUPPORTED', message: /cannot be read/ });
+  await t.rejects(broken.encodeChat(chat([])), {
+    code: 'ERR_UNSUPPORTED',
+    message: /cannot be read/,
+  });
   await t.rejects(gemma.encodeChat(chat([user((): void => {})])), { code: 'ERR_INVALID_REQUEST' });
 });
 
 t.test('a template that never ends fails its request, and only that one', async (t) => {
   const source =
-    '{% if messages[0].content == "hang" %}{% for a in range(1000000000) %}{% for b in range(1000000000) %}' +
+    '{% if messages[0].content == "hang" %}{% for a in range(100000) %}{% for b in range(100000) %}' +
     '{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}';
   const service = open(t, chatmlModel({ chatTemplate: source }), { renderTimeoutMs: 1500 });
   t.equal((await service.encodeChat(chat([user('before')]))).text, 'before');
@@ -199,6 +225,16 @@ t.test('a template that never ends fails its request, and only that one', async 
   }
   t.match(outcomes[2], { status: 'fulfilled', value: { text: 'waits behind both' } });
   t.ok(ticks > 3, 'the event loop went on meanwhile');
+  t.equal((await service.encodeChat(chat([user('after')]))).text, 'after');
+});
+
+t.test('a template that eats all memory fails its request, and only that one', async (t) => {
+  const source =
+    '{% if messages[0].content == "eat" %}{% set ns = namespace(list=[]) %}' +
+    '{% for i in range(10000) %}{% for j in range(10000) %}{% set ns.list = [ns.list, j] %}{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}';
+  const description = chatmlModel({ chatTemplate: source });
+  const service = open(t, description, { workerHeapMb: 64, renderTimeoutMs: 60_000 });
+  await t.rejects(service.encodeChat(chat([user('eat')])), { code: 'ERR_INVALID_REQUEST' });
   t.equal((await service.encodeChat(chat([user('after')]))).text, 'after');
 });
 
@@ -224,7 +260,10 @@ t.test('decoding: special tokens, token texts, streams', async (t) => {
   t.same([...service.tokenBytes(0xc3)], [0xc3]);
   t.same([...service.tokenBytes(100_000)], [], 'past the vocabulary');
   const stream = service.createDetokenizer({ skipSpecialTokens: true });
-  t.same(ids.map((id) => stream.push(id)), ['', '', 'é', '<think>', '']);
+  t.same(
+    ids.map((id) => stream.push(id)),
+    ['', '', 'é', '<think>', ''],
+  );
   t.equal(stream.flush(), '');
 });
 

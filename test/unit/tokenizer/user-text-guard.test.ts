@@ -44,18 +44,21 @@ t.test('the mark is one the conversation does not use', async (t) => {
   t.throws(() => guard.chooseMark(all), { code: 'ERR_INVALID_REQUEST' });
 });
 
-t.test('no guarded text has an unbroken special token, and marks are all that changed', async () => {
-  const specials = ['<|end|>', '<s>', '<s>>', '<<s', '[a]'];
-  const own = new UserTextGuard(specials);
-  const text = fc.array(fc.constantFrom(...specials, '<', '|', 's', '>', 'end', '[', 'a', ']', ' ')).map(
-    (parts) => parts.join(''),
-  );
-  fc.assert(
-    fc.property(text, text, (first, second) => {
-      const guarded = own.guardText(first, '\ufdd0') + own.guardText(second, '\ufdd0');
-      const clean = guarded.replaceAll('\ufdd0', '') === first + second;
-      return clean && specials.every((special) => !guarded.includes(special));
-    }),
-    { numRuns: 3000 },
-  );
-});
+t.test(
+  'no guarded text has an unbroken special token, and marks are all that changed',
+  async () => {
+    const specials = ['<|end|>', '<s>', '<s>>', '<<s', '[a]'];
+    const own = new UserTextGuard(specials);
+    const text = fc
+      .array(fc.constantFrom(...specials, '<', '|', 's', '>', 'end', '[', 'a', ']', ' '))
+      .map((parts) => parts.join(''));
+    fc.assert(
+      fc.property(text, text, (first, second) => {
+        const guarded = own.guardText(first, '\ufdd0') + own.guardText(second, '\ufdd0');
+        const clean = guarded.replaceAll('\ufdd0', '') === first + second;
+        return clean && specials.every((special) => !guarded.includes(special));
+      }),
+      { numRuns: 3000 },
+    );
+  },
+);
