@@ -7,8 +7,8 @@
  */
 import type { NativeEngineHandle } from '../binding/addon.js';
 import { EngineError, toEngineError } from '../errors.js';
-import { BlockManager } from '../kv/block-manager.js';
 import { rootHash } from '../kv/block-hash.js';
+import { BlockManager } from '../kv/block-manager.js';
 import { BlockPool } from '../kv/block-pool.js';
 import { PrefixCache } from '../kv/prefix-cache.js';
 import type { FinishReason, SamplingParams, TokenWithLogprobs } from '../types.js';
@@ -24,7 +24,7 @@ import type {
 import { RequestChecker } from './request-checker.js';
 import { Scheduler, type SchedulerListener } from './scheduler.js';
 import { Sequence } from './sequence.js';
-import { type StepLoopHost, runOverlappedLoop, runPlainLoop } from './step-loop.js';
+import { runOverlappedLoop, runPlainLoop, type StepLoopHost } from './step-loop.js';
 import { TokenStream } from './token-stream.js';
 
 export interface LocalEngineOptions {
@@ -105,12 +105,14 @@ export class LocalEngine implements Engine {
       },
       this.listener(),
     );
+    const poolTokens = Math.floor(info.numBlocks / info.groupWindows.length) * info.blockSize;
     this.limits = {
       maxModelLen: info.maxModelLen,
       maxNumSeqs: info.maxNumSeqs,
       maxNumBatchedTokens: info.maxNumBatchedTokens,
       vocabSize: info.vocabSize,
-      kvTokens: this.manager.maxSequenceTokens,
+      // With windows only, length is no limit of the pool.
+      kvTokens: Math.min(this.manager.maxSequenceTokens, Math.max(info.maxModelLen, poolTokens)),
     };
     this.checker = new RequestChecker(this.limits);
     this.loop = this.run();

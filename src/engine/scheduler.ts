@@ -14,11 +14,13 @@
  * Progress: the best-ranked sequence can take the blocks of every other one, and submit() refuses
  * what the whole pool could not hold.
  */
-import type { BlockManager } from '../kv/block-manager.js';
+
 import { EngineError } from '../errors.js';
+import type { BlockManager } from '../kv/block-manager.js';
+import type { BlockPool } from '../kv/block-pool.js';
 import type { FinishReason, TokenWithLogprobs } from '../types.js';
 import type { Sequence } from './sequence.js';
-import { StepCostModel, type StepWork, prefillPairs } from './step-cost-model.js';
+import { prefillPairs, StepCostModel, type StepWork } from './step-cost-model.js';
 import {
   RECORD_STATUS,
   SEQUENCE_FLAG,
@@ -105,6 +107,7 @@ export class Scheduler {
   readonly waiting: Sequence[] = [];
 
   private readonly manager: BlockManager;
+  private readonly pool: BlockPool;
   private readonly options: SchedulerOptions;
   private readonly listener: SchedulerListener;
   private readonly encoder = new StepPlanEncoder();
@@ -122,6 +125,7 @@ export class Scheduler {
 
   constructor(manager: BlockManager, options: SchedulerOptions, listener: SchedulerListener) {
     this.manager = manager;
+    this.pool = manager.pool;
     this.options = options;
     this.listener = listener;
     this.reservedChunk = Math.min(options.maxNumBatchedTokens, RESERVED_CHUNK_TOKENS);
@@ -284,40 +288,48 @@ export class Scheduler {
     }
   }
 
-  /** Moves waiting sequences into the running set, in rank order. */
+  /** Moves waiting sequences into the running set, in rank order, until one finds no room. */
   private admit(step: ScheduledStep, nowMs: number): void {
     if (step.numTokens >= this.options.maxNumBatchedTokens) return;
-    let reserved = -1;
     for (let i = 0; i < this.waiting.length; ) {
       const sequence = this.waiting[i]!;
       if (!this.isAdmissible(sequence, step)) {
         i++;
         continue;
       }
-      if (this.freeSlots.length === 0) {
+      const room = this.pool.numAvailable - this.reservedBlocks();
+      const outcome = this.tryAdmit(sequence, room, nowMs);
+      if (outcome === 'no room') {
         if (!this.preemptPaused(step)) return;
         i = 0;
-        continue;
-      }
-      const queried = sequence.owesPromptLogprobs ? 0 : sequence.numTokens - 1;
-      const match = this.manager.matchPrefix(sequence.blocks, sequence.tokens, queried);
-      if (queried > 0 && this.waitForLeader(sequence, match.numBlocks)) {
+      } else if (outcome === 'waits') {
         i++;
-        continue;
       }
-      if (reserved < 0) reserved = this.reservedBlocks();
-      const need = this.blocksForPrompt(sequence, match.numBlocks);
-      const taken = need + match.numUnreferenced;
-      // Alone it may run however little is left: nobody else will give anything back.
-      if (this.running.length > 0 && reserved + taken > this.manager.pool.numAvailable) {
-        if (!this.preemptPaused(step)) return;
-        i = 0;
-        continue;
-      }
-      reserved += need;
-      this.waiting.splice(i, 1);
-      this.startRunning(sequence, match.numBlocks, nowMs, queried);
     }
+  }
+
+  /** `room` is the number of blocks that nobody running will take for its prompt. */
+  private tryAdmit(
+    sequence: Sequence,
+    room: number,
+    nowMs: number,
+  ): 'admitted' | 'waits' | 'no room' {
+    if (this.freeSlots.length === 0) return 'no room';
+    // Alone it may run however little is left: nobody else will give anything back.
+    const mustFit = this.running.length > 0;
+    // A look-up walks the whole prompt: not again before there is more room.
+    if (mustFit && room <= sequence.roomWhenRefused) return 'no room';
+    const queried = sequence.owesPromptLogprobs ? 0 : sequence.numTokens - 1;
+    const match = this.manager.matchPrefix(sequence.blocks, sequence.tokens, queried);
+    if (queried > 0 && this.waitForLeader(sequence, match.numBlocks)) return 'waits';
+    const taken = this.blocksForPrompt(sequence, match.numBlocks) + match.numUnreferenced;
+    if (mustFit && taken > room) {
+      sequence.roomWhenRefused = room;
+      return 'no room';
+    }
+    removeFrom(this.waiting, sequence);
+    this.startRunning(sequence, match.numBlocks, nowMs, queried);
+    return 'admitted';
   }
 
   /** A reader that is behind does not keep others from starting. */
@@ -359,6 +371,8 @@ export class Scheduler {
     if (numMatched >= wanted) return false;
     for (const leader of this.running) {
       if (leader.isPaused || leader.blocks.numRegistered > numMatched) continue;
+      // A worse priority may be kept from running for long.
+      if (leader.priority > sequence.priority) continue;
       const planned = Math.min(wanted, Math.floor(leader.numPromptTokens / blockSize));
       if (planned <= numMatched) continue;
       sequence.blocks.chain.extend(sequence.tokens, numMatched + 1);
@@ -403,6 +417,7 @@ export class Scheduler {
     sequence.nativeId = this.nextNativeId;
     this.nextNativeId = nextId(this.nextNativeId);
     sequence.status = 'running';
+    sequence.roomWhenRefused = -1;
     insertByRank(this.running, sequence);
     if (sequence.admittedMs !== null) return;
     sequence.admittedMs = nowMs;
@@ -580,7 +595,7 @@ export class Scheduler {
     this.numFailed++;
     const message =
       `No KV block is left for this request: it holds ${held} of ` +
-      `${this.manager.pool.numBlocks} blocks and no other request runs.`;
+      `${this.pool.numBlocks} blocks and no other request runs.`;
     this.listener.onError(sequence, new EngineError('ERR_KV_EXHAUSTED', message));
   }
 

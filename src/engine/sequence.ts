@@ -65,6 +65,8 @@ export class Sequence {
   scheduledStepId = NO_ENTRY;
   preemptedStepId = NO_ENTRY;
   numPreemptions = 0;
+  /** Blocks there were room for when it last was not admitted. */
+  roomWhenRefused = -1;
 
   /** Prompt tokens that counted as computed work already: recomputed ones do not count again. */
   numPrefillCounted = 0;

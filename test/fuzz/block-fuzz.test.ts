@@ -13,6 +13,7 @@ import { OracleBlockPool } from '../support/oracle-block-pool.js';
 
 const FIRST_SEED = Number(process.env.LONGHAUL_FUZZ_SEED ?? 1);
 const RUNS = Number(process.env.LONGHAUL_FUZZ_RUNS ?? 60);
+t.setTimeout(60_000 + RUNS * 500);
 
 /** Mulberry32: small, seeded, good enough to shuffle tests. */
 function random(seed: number): (below: number) => number {
