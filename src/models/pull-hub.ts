@@ -3,7 +3,7 @@
  * folder. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured; transfers resume.
  */
 import type { ListFileEntry } from '@huggingface/hub';
-import { closeSync, openSync, readdirSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { EngineError } from '../errors.js';
 import { fileSize, finishFile, makeFolder, modelPath, storageError, withLock } from './cache.js';
@@ -34,9 +34,9 @@ export async function pullHub(source: HubSource, expected: ExpectedFile, context
     const files = choose(await list(source, context), source);
     context.onAnswer();
     for (const file of files) await pullOne(source, file, folder, expected, context);
-    return files.length === 1 || files[0]!.path.endsWith('.gguf')
-      ? localPath(folder, files[0]!.path)
-      : folder;
+    const names = files.map((file) => file.path);
+    if (source.file === null) writeFileSync(join(folder, SELECTION), JSON.stringify(names));
+    return modelOf(folder, names.map((name) => localPath(folder, name)));
   } catch (error) {
     if (context.signal.aborted || error instanceof EngineError) throw error;
     throw unavailable(`hf:${source.repo}: ${causeOf(error)}`, error);
@@ -55,26 +55,28 @@ function localPath(folder: string, path: string): string {
   return join(folder, ...path.split('/').map((part) => part.replace(/[^A-Za-z0-9._+-]/g, '_')));
 }
 
+/** Says which files a source that names none stood for, once they are all here. */
+const SELECTION = 'selection.json';
+
 /** What an earlier pull of the same source left, complete. */
 function cachedCopy(source: HubSource, folder: string): string | null {
   if (source.file !== null) {
     const path = localPath(folder, source.file);
     return partNames(path).every((part) => fileSize(part) !== null) ? path : null;
   }
-  let names: string[];
   try {
-    names = readdirSync(folder);
+    const selection: unknown = JSON.parse(readFileSync(join(folder, SELECTION), 'utf8'));
+    if (!Array.isArray(selection) || selection.length === 0) return null;
+    const paths = selection.map((path) => localPath(folder, String(path)));
+    return paths.every((path) => fileSize(path) !== null) ? modelOf(folder, paths) : null;
   } catch {
     return null;
   }
-  if (names.some((name) => name.endsWith('.partial'))) return null;
-  const gguf = names.filter((name) => name.endsWith('.gguf')).sort()[0];
-  if (gguf !== undefined) {
-    const path = join(folder, gguf);
-    return partNames(path).every((part) => fileSize(part) !== null) ? path : null;
-  }
-  // config.json is fetched last: with it, the folder is whole.
-  return names.includes('config.json') ? folder : null;
+}
+
+/** A .gguf file (the first part of a split one), or the folder of a checkpoint. */
+function modelOf(folder: string, paths: readonly string[]): string {
+  return paths[0]!.endsWith('.gguf') ? paths[0]! : folder;
 }
 
 function partNames(path: string): string[] {
@@ -125,7 +127,7 @@ function choose(entries: ListFileEntry[], source: HubSource): ListFileEntry[] {
   const files = entries.filter((entry) => CHECKPOINT_FILES.test(entry.path));
   const whole = files.some((file) => file.path.endsWith('.safetensors')) && files.some((file) => file.path === 'config.json');
   if (!whole) throw unavailable(`hf:${source.repo}: neither a .gguf file nor config.json with safetensors`);
-  return files.sort((a, b) => Number(a.path === 'config.json') - Number(b.path === 'config.json'));
+  return files;
 }
 
 async function pullOne(
