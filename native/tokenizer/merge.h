@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <queue>
 #include <vector>
 
 namespace longhaul {
@@ -57,48 +56,55 @@ void merge_by_scan(std::vector<Symbol>& symbols, uint32_t text_end, const Lookup
 
 template <typename Lookup>
 void merge_by_heap(std::vector<Symbol>& symbols, uint32_t text_end, const Lookup& lookup) {
+  // 16 bytes, because a long word's heap does not fit any cache.
   struct Candidate {
-    uint64_t pair;   // what lookup said
-    uint32_t left;   // index of the left symbol
-    uint32_t right;  // and of the right one
+    uint64_t order;  // priority << 32 | index of the left symbol: the lowest merges first
+    uint32_t id;     // of the merged symbol
     uint32_t end;    // where the right symbol ended when this was pushed
-    bool operator>(const Candidate& other) const {
-      const uint64_t a = pair >> 32, b = other.pair >> 32;
-      return a != b ? a > b : left > other.left;
-    }
+    uint32_t left() const { return static_cast<uint32_t>(order); }
+    bool operator<(const Candidate& other) const { return order > other.order; }  // min-heap
   };
   constexpr uint32_t kNone = ~0u;
   const uint32_t n = static_cast<uint32_t>(symbols.size());
-  // A symbol merged into its left neighbor has end 0; `left_size` tells whether the left one of a
-  // candidate has grown since.
+  // A symbol merged into its left neighbor has end 0.
   std::vector<uint32_t> previous(n), next(n), end(n);
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>> heap;
   for (uint32_t i = 0; i < n; ++i) {
     previous[i] = i == 0 ? kNone : i - 1;
     next[i] = i + 1 == n ? kNone : i + 1;
     end[i] = i + 1 == n ? text_end : symbols[i + 1].begin;
   }
-  const auto push = [&](uint32_t left) {
-    if (left == kNone || next[left] == kNone) return;
+  std::vector<Candidate> heap;
+  heap.reserve(n);
+  const auto append = [&](uint32_t left) {
+    if (left == kNone || next[left] == kNone) return false;
     const uint32_t right = next[left];
     const uint64_t pair =
         lookup(symbols[left].id, symbols[right].id, symbols[left].begin, end[right]);
-    if (pair != kNoMerge) heap.push({pair, left, right, end[right]});
+    if (pair == kNoMerge) return false;
+    heap.push_back({(pair >> 32 << 32) | left, static_cast<uint32_t>(pair), end[right]});
+    return true;
   };
-  for (uint32_t i = 0; i < n; ++i) push(i);
+  const auto push = [&](uint32_t left) {
+    if (append(left)) std::push_heap(heap.begin(), heap.end());
+  };
+  for (uint32_t i = 0; i < n; ++i) append(i);
+  std::make_heap(heap.begin(), heap.end());
   while (!heap.empty()) {
-    const Candidate top = heap.top();
-    heap.pop();
-    // Stale when either symbol is gone, or one of them has grown: a grown left symbol has another
-    // right neighbor, a grown right symbol another end.
-    if (end[top.left] == 0 || next[top.left] != top.right || end[top.right] != top.end) continue;
-    symbols[top.left].id = static_cast<int32_t>(top.pair & 0xFFFFFFFFu);
-    end[top.left] = top.end;
-    end[top.right] = 0;
-    next[top.left] = next[top.right];
-    if (next[top.left] != kNone) previous[next[top.left]] = top.left;
-    push(previous[top.left]);
-    push(top.left);
+    std::pop_heap(heap.begin(), heap.end());
+    const Candidate top = heap.back();
+    heap.pop_back();
+    // Stale when the left symbol is gone, or either one has grown: a grown right symbol ends
+    // elsewhere, and so does the next right neighbor of a grown left one.
+    const uint32_t left = top.left();
+    if (end[left] == 0 || next[left] == kNone || end[next[left]] != top.end) continue;
+    const uint32_t right = next[left];
+    symbols[left].id = static_cast<int32_t>(top.id);
+    end[left] = top.end;
+    end[right] = 0;
+    next[left] = next[right];
+    if (next[left] != kNone) previous[next[left]] = left;
+    push(previous[left]);
+    push(left);
   }
   size_t kept = 0;
   for (uint32_t i = 0; i < n; ++i) {

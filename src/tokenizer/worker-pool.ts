@@ -1,6 +1,7 @@
 /**
  * Worker threads that render and encode off the event loop. Each takes one job at a time; jobs
- * wait in order. A worker whose rendering exceeds its time, or that dies, is replaced, and only the
+ * wait in order, except that the last free worker is kept for short ones: a few huge prompts must
+ * not hold up every conversation. A worker whose rendering exceeds its time, or that dies, is replaced, and only the
  * job it had fails. Idle workers do not keep the process alive.
  */
 import { Worker } from 'node:worker_threads';
@@ -15,8 +16,12 @@ export interface WorkerPoolOptions {
   heapMb: number;
 }
 
+/** UTF-16 units from which a job counts as long; about 0.1 s, seconds where all is one word. */
+const LONG_JOB_LENGTH = 1 << 20;
+
 interface Task {
   job: Job;
+  long: boolean;
   resolve(result: JobResult): void;
   reject(error: EngineError): void;
 }
@@ -36,7 +41,7 @@ export class WorkerPool {
   run(job: Job): Promise<JobResult> {
     if (this.#closed) return Promise.reject(closedError());
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ job, resolve, reject });
+      this.#waiting.push({ job, long: jobLength(job) >= LONG_JOB_LENGTH, resolve, reject });
       this.#dispatch();
     });
   }
@@ -55,12 +60,22 @@ export class WorkerPool {
 
   #dispatch(): void {
     for (const slot of this.#slots) {
-      if (this.#waiting.length === 0) return;
-      if (slot.isFree) slot.take(this.#waiting.shift()!);
+      if (!slot.isFree) continue;
+      const task = this.#next();
+      if (task === null) return;
+      slot.take(task);
     }
     const starting = [...this.#slots].filter((slot) => slot.isStarting).length;
     const wanted = this.#waiting.length - starting;
     for (let i = 0; i < wanted && this.#slots.size < this.#options.size; i++) this.#start();
+  }
+
+  /** Takes the first waiting task that may run now off the list. */
+  #next(): Task | null {
+    const longRunning = [...this.#slots].filter((slot) => slot.hasLongTask).length;
+    const longMax = Math.max(1, this.#options.size - 1);
+    const at = this.#waiting.findIndex((task) => !task.long || longRunning < longMax);
+    return at < 0 ? null : this.#waiting.splice(at, 1)[0]!;
   }
 
   #start(): void {
@@ -111,6 +126,10 @@ class Slot {
 
   get isFree(): boolean {
     return this.#ready && this.#task === null && !this.#gone;
+  }
+
+  get hasLongTask(): boolean {
+    return this.#task?.long ?? false;
   }
 
   get isStarting(): boolean {
@@ -198,6 +217,19 @@ class Slot {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
   }
+}
+
+/** About how much text a job has. */
+function jobLength(job: Job): number {
+  if (job.type === 'encode') return job.text.length;
+  let length = 0;
+  for (const { content } of job.request.messages) {
+    for (const part of Array.isArray(content) ? content : [content]) {
+      const text = typeof part === 'string' ? part : (part as { text?: unknown } | null)?.text;
+      if (typeof text === 'string') length += text.length;
+    }
+  }
+  return length;
 }
 
 function closedError(): EngineError {

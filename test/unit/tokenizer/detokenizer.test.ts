@@ -43,6 +43,11 @@ t.test('special tokens, byte order marks and leading spaces', async (t) => {
   t.equal(decode([0, 1], { stripLeadingSpace: true, skipSpecialTokens: false }), '<s> a');
   t.equal(decode([3, 3]), '\ufeff\ufeff');
   t.equal(decode([]), '');
+  const stream = new StreamDetokenizer(source, { ...KEEP, stripLeadingSpace: true });
+  t.same(
+    [0, 4, 1, 1].map((id) => stream.push(id)),
+    ['', '', 'a', ' a'],
+  );
 });
 
 t.test('a stream equals the whole, however its bytes are cut into tokens', async () => {

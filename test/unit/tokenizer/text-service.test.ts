@@ -238,6 +238,21 @@ t.test('a template that eats all memory fails its request, and only that one', a
   t.equal((await service.encodeChat(chat([user('after')]))).text, 'after');
 });
 
+t.test('long prompts leave a worker to short conversations', async (t) => {
+  const service = open(t, chatmlModel());
+  await service.encodeChat(chat([user('warm')]));
+  const ended: string[] = [];
+  const word = 'x'.repeat(3 << 20);
+  const long = [1, 2, 3].map(async (n) => {
+    const { tokens } = await service.encodeChat(chat([user([{ type: 'text', text: word }])]));
+    t.ok(tokens.length > word.length);
+    ended.push(`long ${n}`);
+  });
+  const short = service.encodeChat(chat([user('short')])).then(() => ended.push('short'));
+  await Promise.all([...long, short]);
+  t.ok(ended.indexOf('short') < ended.indexOf('long 2'), ended.join(', '));
+});
+
 t.test('close rejects what is under way and what comes later', async (t) => {
   const service = createTextService(chatmlModel(), { inlineLengthMax: 0 });
   const waiting = [1, 2, 3, 4].map((n) => service.encode(`text ${n}`, { addSpecialTokens: false }));
