@@ -37,6 +37,26 @@ inline __m256 signed_byte_row(const Byte* p) {  // 8 adjacent s8
 
 // ---- expansion ----
 
+// Asks for a block's planes to come to the second-level cache. Always inlined: GCC takes a function
+// that only prefetches for one without effects and drops calls to it.
+template <int kBits>
+__attribute__((always_inline)) inline void prefetch_block(const Byte* group,
+                                                          const GroupLayout& layout, int64_t block,
+                                                          int scale_bytes) {
+  constexpr int kLowBytes = kBits == 8 ? 512 : 256;
+  constexpr int kHighBytes = kBits == 5 ? 64 : kBits == 6 ? 128 : 0;
+  const char* base = reinterpret_cast<const char*>(group);
+#pragma GCC unroll 8
+  for (int at = 0; at < kLowBytes; at += 64) {
+    _mm_prefetch(base + block * kLowBytes + at, _MM_HINT_T1);
+  }
+#pragma GCC unroll 2
+  for (int at = 0; at < kHighBytes; at += 64) {
+    _mm_prefetch(base + layout.high + block * kHighBytes + at, _MM_HINT_T1);
+  }
+  _mm_prefetch(base + layout.scales + block * scale_bytes, _MM_HINT_T1);
+}
+
 // Half a slice (8 rows x 4 columns, 32 bytes) at byte offset `at` of each 64-byte vector.
 template <int kBits>
 inline void expand_quants(const Byte* low, const Byte* high, int at, Byte (*out)[2][64], int half) {
@@ -105,8 +125,17 @@ template <int kBits, ScaleMode kMode, bool kSuper>
 void expand_as(const PackFormat& format, const std::byte* group, const GroupLayout& layout,
                int64_t chunk, int blocks, int half, ExpandedChunk* out) {
   const Byte* base = reinterpret_cast<const Byte*>(group);
+  const int64_t count = layout.high / format.low_block_bytes;  // blocks of the group
   for (int b = 0; b < blocks; ++b) {
     const int64_t block = chunk * kChunkBlocks + b;
+    // Two chunks ahead; the groups of a strip take turns, so that past this group's end comes the
+    // group after the next.
+    const int64_t ahead = block + 2 * kChunkBlocks;
+    const bool next = ahead >= count;
+    const int64_t at = next ? (ahead - count < count ? ahead - count : 0) : ahead;
+    prefetch_block<kBits>(next ? base + 2 * layout.bytes : base, layout, at,
+                          kSuper ? format.scale_block_bytes / kChunkBlocks
+                                 : format.scale_block_bytes);
     for (int lane = 0; lane < kGroupRows; lane += 8) {
       expand_quants<kBits>(base + block * format.low_block_bytes,
                            base + layout.high + block * format.high_block_bytes, 4 * lane,
@@ -141,51 +170,61 @@ inline __m256i widen_add(__m256i sum16, __m256i sum32) {
   return _mm256_add_epi32(sum32, _mm256_madd_epi16(sum16, _mm256_set1_epi16(1)));
 }
 
-// Sums of kSlices slices for 8 rows and kTokens tokens; 16-bit sums are widened every kSafe.
-// kSafe = 0: weights of 8 bits, which arrive as w + 128 and are multiplied as signed w.
+// Sums of kSlices slices for 16 rows (two registers) and kTokens tokens, added to sums; 16-bit sums
+// are widened every kSafe slices. kSafe = 0: weights of 8 bits, which arrive as w + 128 and are
+// multiplied as signed w.
 template <int kSlices, int kSafe, int kTokens>
-inline void dot_slices(const Byte* weights, const ActivationChunk* rows, int first, __m256i* sums) {
+inline void dot_slices(const Byte* weights, const ActivationChunk* rows, int first,
+                       __m256i (*sums)[2]) {
   if constexpr (kSafe == 0) {
+    const __m256i flip = _mm256_set1_epi8(-128);
     for (int s = 0; s < kSlices; ++s) {
-      const __m256i w = _mm256_xor_si256(load(weights + 128 * s), _mm256_set1_epi8(-128));
-      const __m256i magnitude = _mm256_abs_epi8(w);
+      const __m256i w0 = _mm256_xor_si256(load(weights + 128 * s), flip);
+      const __m256i w1 = _mm256_xor_si256(load(weights + 128 * s + 32), flip);
+      const __m256i magnitude0 = _mm256_abs_epi8(w0), magnitude1 = _mm256_abs_epi8(w1);
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
-        const __m256i q = _mm256_sign_epi8(broadcast4(rows[t].quants + 4 * (first + s)), w);
-        sums[t] = widen_add(_mm256_maddubs_epi16(magnitude, q), sums[t]);
+        const __m256i q = broadcast4(rows[t].quants + 4 * (first + s));
+        sums[t][0] =
+            widen_add(_mm256_maddubs_epi16(magnitude0, _mm256_sign_epi8(q, w0)), sums[t][0]);
+        sums[t][1] =
+            widen_add(_mm256_maddubs_epi16(magnitude1, _mm256_sign_epi8(q, w1)), sums[t][1]);
       }
     }
   } else {
     for (int begin = 0; begin < kSlices; begin += kSafe) {
-      __m256i sum16[kTokens];
+      __m256i sum16[kTokens][2];
 #pragma GCC unroll 8
       for (int s = begin; s < begin + kSafe; ++s) {
-        const __m256i w = load(weights + 128 * s);
+        const __m256i w0 = load(weights + 128 * s), w1 = load(weights + 128 * s + 32);
 #pragma GCC unroll 4
         for (int t = 0; t < kTokens; ++t) {
-          const __m256i product =
-              _mm256_maddubs_epi16(w, broadcast4(rows[t].quants + 4 * (first + s)));
-          sum16[t] = s == begin ? product : _mm256_add_epi16(sum16[t], product);
+          const __m256i q = broadcast4(rows[t].quants + 4 * (first + s));
+          const __m256i p0 = _mm256_maddubs_epi16(w0, q), p1 = _mm256_maddubs_epi16(w1, q);
+          sum16[t][0] = s == begin ? p0 : _mm256_add_epi16(sum16[t][0], p0);
+          sum16[t][1] = s == begin ? p1 : _mm256_add_epi16(sum16[t][1], p1);
         }
       }
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sums[t] = widen_add(sum16[t], sums[t]);
+      for (int t = 0; t < kTokens; ++t) {
+        sums[t][0] = widen_add(sum16[t][0], sums[t][0]);
+        sums[t][1] = widen_add(sum16[t][1], sums[t][1]);
+      }
     }
   }
 }
 
+// Float sums stay in memory: they are touched once a block, and the integer sums need the registers.
 template <ScaleMode kMode, int kSafe, int kTokens>
 void multiply_tokens(const ExpandedChunk& weights, int blocks, int offset,
                      const ActivationChunk* rows, float* acc) {
   constexpr int kParts = kMode == ScaleMode::kHalves ? 2 : 1;
   constexpr int kSlices = 8 / kParts;
-  for (int lane = 0; lane < kStripRows; lane += 8) {
-    __m256 f[kTokens];
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t) f[t] = _mm256_load_ps(acc + t * kStripRows + lane);
+  for (int half = 0; half < 2; ++half) {
+    const int column = half * kGroupRows;
     for (int part = 0; part < blocks * kParts; ++part) {
       const int block = part / kParts;
-      __m256i sums[kTokens];
+      __m256i sums[kTokens][2];
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
         int32_t row_sum = 0;
@@ -194,30 +233,31 @@ void multiply_tokens(const ExpandedChunk& weights, int blocks, int offset,
           row_sum = kParts == 2 ? rows[t].half_sums[part]
                                 : rows[t].half_sums[2 * part] + rows[t].half_sums[2 * part + 1];
         }
-        sums[t] = _mm256_set1_epi32(-offset * row_sum);
+        sums[t][0] = sums[t][1] = _mm256_set1_epi32(-offset * row_sum);
       }
       const int first = part * kSlices;
-      dot_slices<kSlices, kSafe, kTokens>(weights.quants[first][0] + 4 * lane, rows, first, sums);
-      const __m256 scale = _mm256_load_ps(weights.scales[part] + lane);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) {
-        const __m256 scaled = _mm256_mul_ps(scale, _mm256_set1_ps(rows[t].d[block]));
-        f[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), scaled, f[t]);
-      }
-      if constexpr (kMode == ScaleMode::kMin) {
-        const __m256 min = _mm256_load_ps(weights.mins[block] + lane);
+      dot_slices<kSlices, kSafe, kTokens>(weights.quants[first][half], rows, first, sums);
+#pragma GCC unroll 2
+      for (int lane = 0; lane < kGroupRows; lane += 8) {
+        const __m256 scale = _mm256_load_ps(weights.scales[part] + column + lane);
 #pragma GCC unroll 4
         for (int t = 0; t < kTokens; ++t) {
-          f[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(rows[t].s[block]), f[t]);
+          float* f = acc + t * kStripRows + column + lane;
+          const __m256 scaled = _mm256_mul_ps(scale, _mm256_set1_ps(rows[t].d[block]));
+          __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t][lane / 8]), scaled,
+                                     _mm256_load_ps(f));
+          if constexpr (kMode == ScaleMode::kMin) {
+            const __m256 min = _mm256_load_ps(weights.mins[block] + column + lane);
+            v = _mm256_fmadd_ps(min, _mm256_set1_ps(rows[t].s[block]), v);
+          }
+          _mm256_store_ps(f, v);
         }
       }
     }
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t) _mm256_store_ps(acc + t * kStripRows + lane, f[t]);
   }
 }
 
-constexpr int kTokensMax = 4;  // 4 sums in 16 bits, 32 bits and floats each: 12 of 16 registers
+constexpr int kTokensMax = 3;  // 3 x 2 sums in 16 and in 32 bits: 12 of 16 registers
 
 template <ScaleMode kMode, int kSafe>
 void multiply_as(const ExpandedChunk& weights, int blocks, int offset, const ActivationChunk* rows,
@@ -227,8 +267,7 @@ void multiply_as(const ExpandedChunk& weights, int blocks, int offset, const Act
     switch (n) {
       case 1: multiply_tokens<kMode, kSafe, 1>(weights, blocks, offset, rows, acc); break;
       case 2: multiply_tokens<kMode, kSafe, 2>(weights, blocks, offset, rows, acc); break;
-      case 3: multiply_tokens<kMode, kSafe, 3>(weights, blocks, offset, rows, acc); break;
-      default: multiply_tokens<kMode, kSafe, 4>(weights, blocks, offset, rows, acc); break;
+      default: multiply_tokens<kMode, kSafe, 3>(weights, blocks, offset, rows, acc); break;
     }
     rows += n;
     acc += n * kStripRows;
@@ -274,25 +313,37 @@ inline void float_pair(const Byte* group, int64_t pair, int lane, __m256* even, 
   }
 }
 
-template <DType kType, int kTokens>
+// kLanes registers of 8 rows, from `lane` on.
+template <DType kType, int kTokens, int kLanes>
 void floats_tokens(const Byte* group, int lane, int64_t pairs, const float* rows,
                    int64_t row_stride, float* acc) {
-  __m256 even[kTokens], odd[kTokens];
+  __m256 even[kTokens][kLanes], odd[kTokens][kLanes];
 #pragma GCC unroll 4
-  for (int t = 0; t < kTokens; ++t) even[t] = odd[t] = _mm256_setzero_ps();
+  for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
+    for (int l = 0; l < kLanes; ++l) even[t][l] = odd[t][l] = _mm256_setzero_ps();
+  }
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m256 w, v;
-    float_pair<kType>(group, pair, lane, &w, &v);
+    __m256 w[kLanes], v[kLanes];
+#pragma GCC unroll 2
+    for (int l = 0; l < kLanes; ++l) float_pair<kType>(group, pair, lane + 8 * l, &w[l], &v[l]);
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
       const float* x = rows + t * row_stride + 2 * pair;
-      even[t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[0]), even[t]);
-      odd[t] = _mm256_fmadd_ps(v, _mm256_set1_ps(x[1]), odd[t]);
+      const __m256 x0 = _mm256_set1_ps(x[0]), x1 = _mm256_set1_ps(x[1]);
+#pragma GCC unroll 2
+      for (int l = 0; l < kLanes; ++l) {
+        even[t][l] = _mm256_fmadd_ps(w[l], x0, even[t][l]);
+        odd[t][l] = _mm256_fmadd_ps(v[l], x1, odd[t][l]);
+      }
     }
   }
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) {
-    _mm256_store_ps(acc + t * kStripRows, _mm256_add_ps(even[t], odd[t]));
+#pragma GCC unroll 2
+    for (int l = 0; l < kLanes; ++l) {
+      _mm256_store_ps(acc + t * kStripRows + lane + 8 * l, _mm256_add_ps(even[t][l], odd[t][l]));
+    }
   }
 }
 
@@ -300,16 +351,26 @@ template <DType kType>
 void floats_as(const Strip& strip, int64_t cols, const float* rows, int64_t stride, int tokens,
                float* acc) {
   const int64_t pairs = (cols + 1) / 2;
-  for (int shares = (tokens + kTokensMax - 1) / kTokensMax; shares > 0; --shares) {
+  // 4 tokens x 8 rows or 2 x 16, 8 accumulators of 16 registers. The former loads less per
+  // product, the latter goes over each weight once, which counts while few tokens share it.
+  const int most = tokens <= 8 ? 2 : 4;
+  for (int shares = (tokens + most - 1) / most; shares > 0; --shares) {
     const int n = (tokens + shares - 1) / shares;
-    for (int lane = 0; lane < kStripRows; lane += 8) {
-      const Byte* group = reinterpret_cast<const Byte*>(strip.groups[lane / kGroupRows]);
-      const int at = lane % kGroupRows;
+    for (int half = 0; half < 2; ++half) {
+      if (strip.num_rows[half] == 0) continue;
+      const Byte* g = reinterpret_cast<const Byte*>(strip.groups[half]);
+      float* out = acc + half * kGroupRows;
       switch (n) {
-        case 1: floats_tokens<kType, 1>(group, at, pairs, rows, stride, acc + lane); break;
-        case 2: floats_tokens<kType, 2>(group, at, pairs, rows, stride, acc + lane); break;
-        case 3: floats_tokens<kType, 3>(group, at, pairs, rows, stride, acc + lane); break;
-        default: floats_tokens<kType, 4>(group, at, pairs, rows, stride, acc + lane); break;
+        case 1: floats_tokens<kType, 1, 2>(g, 0, pairs, rows, stride, out); break;
+        case 2: floats_tokens<kType, 2, 2>(g, 0, pairs, rows, stride, out); break;
+        case 3:
+          floats_tokens<kType, 3, 1>(g, 0, pairs, rows, stride, out);
+          floats_tokens<kType, 3, 1>(g, 8, pairs, rows, stride, out);
+          break;
+        default:
+          floats_tokens<kType, 4, 1>(g, 0, pairs, rows, stride, out);
+          floats_tokens<kType, 4, 1>(g, 8, pairs, rows, stride, out);
+          break;
       }
     }
     rows += n * stride;

@@ -163,32 +163,45 @@ void multiply(const ExpandedChunk& weights, int blocks, ScaleMode mode, int offs
   }
 }
 
-float float_weight(DType dtype, const uint8_t* group, int64_t k, int lane) {
-  if (dtype == DType::kF32) {
-    float value;
-    std::memcpy(&value, group + (k * kGroupRows + lane) * 4, 4);
-    return value;
+// Column k of a group's 16 rows.
+void take_floats(DType dtype, const uint8_t* group, int64_t k, float* out) {
+  for (int lane = 0; lane < kGroupRows; ++lane) {
+    if (dtype == DType::kF32) {
+      std::memcpy(&out[lane], group + (k * kGroupRows + lane) * 4, 4);
+    } else if (dtype == DType::kF16) {
+      out[lane] = f16_to_f32(load16(group + (k * kGroupRows + lane) * 2));
+    } else {
+      out[lane] = bf16_to_f32(load16(group + (k / 2 * 32 + 2 * lane + k % 2) * 2));
+    }
   }
-  if (dtype == DType::kF16) return f16_to_f32(load16(group + (k * kGroupRows + lane) * 2));
-  return bf16_to_f32(load16(group + (k / 2 * 32 + 2 * lane + k % 2) * 2));
 }
+
+// Up to kFloatTokens rows at a time, so that a weight is converted once for all of them.
+constexpr int kFloatTokens = 8;
 
 void multiply_floats(const Strip& strip, int64_t cols, const float* rows, int64_t row_stride,
                      int tokens, float* acc) {
   const int64_t padded = (cols + 1) / 2 * 2;
-  for (int half = 0; half < 2; ++half) {
-    const auto* group = reinterpret_cast<const uint8_t*>(strip.groups[half]);
-    for (int t = 0; t < tokens; ++t) {
-      const float* x = rows + t * row_stride;
-      float chains[2][kGroupRows] = {};
+  for (int first = 0; first < tokens; first += kFloatTokens) {
+    const int count = std::min(kFloatTokens, tokens - first);
+    for (int half = 0; half < 2; ++half) {
+      const auto* group = reinterpret_cast<const uint8_t*>(strip.groups[half]);
+      float chains[kFloatTokens][2][kGroupRows] = {};
       for (int64_t k = 0; k < padded; ++k) {
-        float* chain = chains[k % 2];
-        for (int lane = 0; lane < kGroupRows; ++lane) {
-          chain[lane] = fused(float_weight(strip.dtype, group, k, lane), x[k], chain[lane]);
+        float w[kGroupRows];
+        take_floats(strip.dtype, group, k, w);
+        for (int t = 0; t < count; ++t) {
+          const float x = rows[(first + t) * row_stride + k];
+          float* chain = chains[t][k % 2];
+          for (int lane = 0; lane < kGroupRows; ++lane) chain[lane] = fused(w[lane], x, chain[lane]);
         }
       }
-      float* out = acc + t * kStripRows + half * kGroupRows;
-      for (int lane = 0; lane < kGroupRows; ++lane) out[lane] = chains[0][lane] + chains[1][lane];
+      for (int t = 0; t < count; ++t) {
+        float* out = acc + (first + t) * kStripRows + half * kGroupRows;
+        for (int lane = 0; lane < kGroupRows; ++lane) {
+          out[lane] = chains[t][0][lane] + chains[t][1][lane];
+        }
+      }
     }
   }
 }
