@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -51,26 +52,39 @@ Scratch& scratch() {
   return instance;
 }
 
-// exp(x) for x <= 0 without branches, so that the loop around it becomes vector code and gives the
-// same bits on every machine (libm's depends on the CPU). Relative error below 2e-7; 0 below -87.
-inline float exp_nonpositive(float x) {
+// One register of any machine with vectors; wider types would be taken apart element by element.
+constexpr int kRegisterLanes = 4;
+constexpr int kRegisters = kLanes / kRegisterLanes;
+typedef float Floats __attribute__((vector_size(16)));
+typedef int32_t Ints __attribute__((vector_size(16)));
+
+Floats load(const float* from) {
+  Floats out;
+  std::memcpy(&out, from, sizeof(out));
+  return out;
+}
+
+// exp(x) for x <= 0, with the same bits on every machine (libm's depend on the CPU). Relative error
+// below 2e-7; 0 below -87.
+Floats exp_nonpositive(Floats x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting rounds to integer
-  const float clamped = x > -87.0f ? x : -87.0f;
-  const float n = (clamped * kLog2e + kRound) - kRound;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
+  const Ints inside = x > -87.0f;
+  const Floats clamped = inside ? x : Floats{} - 87.0f;
+  const Floats n = (clamped * kLog2e + kRound) - kRound;
+  const Floats r = (clamped - n * kLn2High) - n * kLn2Low;
   // Minimax polynomial of (exp(r) - 1 - r) / r^2 on [-ln2/2, ln2/2] (Cephes' expf coefficients).
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  const float fraction = (p * r * r + r) + 1.0f;
-  const int32_t exponent = (static_cast<int32_t>(n) + 127) * (1 << 23);
-  const float power = fraction * std::bit_cast<float>(exponent);
-  return x > -87.0f ? power : 0.0f;
+  const Floats fraction = (p * r * r + r) + 1.0f;
+  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return inside ? fraction * std::bit_cast<Floats>(exponent) : Floats{};
 }
+
+float exp_nonpositive(float x) { return exp_nonpositive(Floats{x})[0]; }
 
 struct Extent {
   float max = -kInfinity;
@@ -78,29 +92,29 @@ struct Extent {
 };
 
 Extent extent_of(const float* logits, int32_t size) {
-  float lane_max[kLanes];
-  int32_t lane_nan[kLanes] = {};
-  std::fill(lane_max, lane_max + kLanes, -kInfinity);
+  Floats max[kRegisters];
+  Ints nan[kRegisters] = {};
+  std::fill(max, max + kRegisters, Floats{} - kInfinity);
   int32_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float x = logits[i + lane];
-      lane_max[lane] = x > lane_max[lane] ? x : lane_max[lane];
-      lane_nan[lane] |= x != x;
+    for (int r = 0; r < kRegisters; ++r) {
+      const Floats x = load(logits + i + r * kRegisterLanes);
+      max[r] = x > max[r] ? x : max[r];
+      nan[r] |= x != x;
     }
   }
-  for (; i < size; ++i) {
-    const float x = logits[i];
-    lane_max[0] = x > lane_max[0] ? x : lane_max[0];
-    lane_nan[0] |= x != x;
-  }
   Extent extent;
-  int32_t any_nan = 0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    extent.max = std::max(extent.max, lane_max[lane]);
-    any_nan |= lane_nan[lane];
+  bool any_nan = false;
+  for (; i < size; ++i) {
+    extent.max = std::max(extent.max, logits[i]);
+    any_nan |= logits[i] != logits[i];
   }
-  extent.finite = any_nan == 0 && extent.max > -kInfinity && extent.max < kInfinity;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int r = lane / kRegisterLanes, element = lane % kRegisterLanes;
+    extent.max = std::max(extent.max, max[r][element]);
+    any_nan |= nan[r][element] != 0;
+  }
+  extent.finite = !any_nan && extent.max > -kInfinity && extent.max < kInfinity;
   return extent;
 }
 
@@ -108,24 +122,27 @@ int32_t first_index_of(const float* logits, int32_t size, float value) {
   return static_cast<int32_t>(std::find(logits, logits + size, value) - logits);
 }
 
-// weights[i] = exp((logits[i] - max) * scale); returns the sum of logits [begin, end).
+// weights[i] = exp((logits[i] - max) * scale); returns the sum over [begin, end).
 double weigh_chunk(const float* logits, int32_t begin, int32_t end, float max, float scale,
                    float* weights) {
-  float lanes[kLanes] = {};
+  Floats lanes[kRegisters] = {};
   int32_t i = begin;
   for (; i + kLanes <= end; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float w = exp_nonpositive((logits[i + lane] - max) * scale);
-      weights[i + lane] = w;
-      lanes[lane] += w;
+    for (int r = 0; r < kRegisters; ++r) {
+      const int32_t at = i + r * kRegisterLanes;
+      const Floats w = exp_nonpositive((load(logits + at) - max) * scale);
+      std::memcpy(weights + at, &w, sizeof(w));
+      lanes[r] += w;
     }
   }
-  for (int lane = 0; i < end; ++i, ++lane) {
-    weights[i] = exp_nonpositive((logits[i] - max) * scale);
-    lanes[lane] += weights[i];
-  }
   double sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+  for (; i < end; ++i) {
+    weights[i] = exp_nonpositive((logits[i] - max) * scale);
+    sum += weights[i];
+  }
+  for (const Floats& part : lanes) {
+    for (int element = 0; element < kRegisterLanes; ++element) sum += part[element];
+  }
   return sum;
 }
 
@@ -141,27 +158,33 @@ double weigh(const float* logits, int32_t size, float max, float scale, Scratch&
   return total;
 }
 
-// The k largest logits, descending, ties by id; a heap of k whose root is the one to beat.
-void fill_top(const float* logits, int32_t size, double log_sum, SampleRow& row, Scratch& s) {
+// The `count` largest logits of at least `floor`, descending, ties by id, into s.heap: a heap whose
+// root is the one to beat.
+void select_largest(const float* logits, int32_t size, size_t count, float floor, Scratch& s) {
   const auto better = [](const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   };
-  const size_t count = static_cast<size_t>(std::min(row.num_top, size));
   s.heap.clear();
   for (int32_t i = 0; i < size && count > 0; ++i) {
     if (s.heap.size() == count) {
       if (!(logits[i] > s.heap.front().first)) continue;  // an equal one has a higher id
       std::pop_heap(s.heap.begin(), s.heap.end(), better);
       s.heap.pop_back();
+    } else if (logits[i] < floor) {
+      continue;
     }
     s.heap.push_back({logits[i], i});
     std::push_heap(s.heap.begin(), s.heap.end(), better);
   }
   std::sort_heap(s.heap.begin(), s.heap.end(), better);
+}
+
+void fill_top(const float* logits, int32_t size, double log_sum, SampleRow& row, Scratch& s) {
+  select_largest(logits, size, static_cast<size_t>(row.num_top), -kInfinity, s);
   for (int32_t i = 0; i < row.num_top; ++i) {
     TokenLogprob& entry = row.top[i];
     entry = {-1, -kInfinity, 0};
-    if (static_cast<size_t>(i) >= count) continue;
+    if (static_cast<size_t>(i) >= s.heap.size()) continue;
     const auto [logit, id] = s.heap[static_cast<size_t>(i)];
     entry = {id, static_cast<float>(logit - log_sum), i + 1};
   }
@@ -249,8 +272,8 @@ double total_weight(const std::vector<Candidate>& candidates) {
   return sum;
 }
 
-// Keeps the smallest set of most likely candidates whose weight reaches top_p of the total.
-void keep_top_p(std::vector<Candidate>& candidates, float top_p, Scratch& s) {
+// Keeps the smallest set of most likely candidates whose weights reach `wanted`.
+void keep_nucleus(std::vector<Candidate>& candidates, double wanted, Scratch& s) {
   constexpr int kBins = 1024;
   constexpr float kBinsPerUnit = 11.5f;  // exp_nonpositive is 0 beyond 87 = 1000 / 11.5
   const auto bin_of = [&](const Candidate& c) {
@@ -258,9 +281,6 @@ void keep_top_p(std::vector<Candidate>& candidates, float top_p, Scratch& s) {
   };
   double bins[kBins] = {};
   for (const Candidate& c : candidates) bins[bin_of(c)] += c.weight;
-  double total = 0;
-  for (const double bin : bins) total += bin;
-  const double wanted = static_cast<double>(top_p) * total;
   int border = 0;
   double before = 0;
   while (border + 1 < kBins && before + bins[border] < wanted) before += bins[border++];
@@ -283,35 +303,75 @@ void keep_top_p(std::vector<Candidate>& candidates, float top_p, Scratch& s) {
   });
 }
 
-// min_p, top_k and top_p, then a draw over what is left in id order.
-int32_t draw_from_filtered(const float* logits, int32_t size, float max, const SampleRow& row,
-                           double uniform, Scratch& s) {
-  const SamplingParams& params = *row.params;
+// Most requests with a top_k ask for a few dozen; a heap of more costs more than a selection.
+constexpr int32_t kHeapTopK = 256;
+
+// Candidates within min_p and top_k, in id order. The most likely token is always one: its distance
+// is 0. What weighs nothing is none, but for it.
+void collect_candidates(const float* logits, int32_t size, float max,
+                        const SamplingParams& params, Scratch& s) {
   const float scale = 1.0f / params.temperature;
   const float distance_max = params.min_p > 0 ? -std::log(params.min_p) : 87.0f;
+  const float limit = std::max(0.0f, std::min(distance_max, 87.0f));
   std::vector<Candidate>& candidates = s.candidates;
   candidates.clear();
-  // Candidates in id order. The most likely token always stays: its distance is 0. What weighs
-  // nothing is kept out, but for it.
-  const float limit = std::max(0.0f, std::min(distance_max, 87.0f));
+  const auto consider = [&](float logit, int32_t id) {
+    const float distance = (max - logit) * scale;
+    if (distance <= limit) candidates.push_back({distance, 0, id});
+  };
+  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  if (params.top_k > 0 && params.top_k <= kHeapTopK) {
+    // A floor a little below the limit spares the heap most of the vocabulary.
+    const float floor = max - limit * params.temperature * 1.001f;
+    select_largest(logits, size, static_cast<size_t>(params.top_k), floor, s);
+    for (const auto& [logit, id] : s.heap) consider(logit, id);
+    std::sort(candidates.begin(), candidates.end(), by_id);
+  } else {
+    for (int32_t i = 0; i < size; ++i) consider(logits[i], i);
+    if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
+      const auto end = candidates.begin() + params.top_k;
+      std::nth_element(candidates.begin(), end - 1, candidates.end(), more_likely);
+      candidates.erase(end, candidates.end());
+      std::sort(candidates.begin(), candidates.end(), by_id);
+    }
+  }
+  for (Candidate& c : candidates) c.weight = exp_nonpositive(-c.distance);
+}
+
+// top_p alone. Tokens lighter than (1 - top_p) / size of the total weigh less than 1 - top_p
+// together, so the nucleus is complete without them: only the others become candidates.
+void collect_nucleus(const float* logits, int32_t size, float max, const SamplingParams& params,
+                     Scratch& s) {
+  const float scale = 1.0f / params.temperature;
+  const double total = weigh(logits, size, max, scale, s);
+  const float least = static_cast<float>((1.0 - params.top_p) * total / size * 0.999);
+  s.candidates.clear();
   for (int32_t i = 0; i < size; ++i) {
-    const float distance = (max - logits[i]) * scale;
-    if (distance <= limit) candidates.push_back({distance, exp_nonpositive(-distance), i});
+    const float weight = s.weights[static_cast<size_t>(i)];
+    if (weight >= least && weight > 0) {
+      s.candidates.push_back({(max - logits[i]) * scale, weight, i});
+    }
   }
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
-    const auto end = candidates.begin() + params.top_k;
-    std::nth_element(candidates.begin(), end - 1, candidates.end(), more_likely);
-    candidates.erase(end, candidates.end());
-    std::sort(candidates.begin(), candidates.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  keep_nucleus(s.candidates, params.top_p * total, s);
+}
+
+// min_p, top_k and top_p, then a draw over what is left in id order.
+int32_t draw_from_filtered(const float* logits, int32_t size, float max,
+                           const SamplingParams& params, double uniform, Scratch& s) {
+  if (params.min_p > 0 || params.top_k > 0) {
+    collect_candidates(logits, size, max, params, s);
+    if (params.top_p < 1.0f) {
+      keep_nucleus(s.candidates, params.top_p * total_weight(s.candidates), s);
+    }
+  } else {
+    collect_nucleus(logits, size, max, params, s);
   }
-  if (params.top_p < 1.0f) keep_top_p(candidates, params.top_p, s);
-  double left = uniform * total_weight(candidates);
-  for (const Candidate& c : candidates) {
+  double left = uniform * total_weight(s.candidates);
+  for (const Candidate& c : s.candidates) {
     if (left < c.weight) return c.id;
     left -= c.weight;
   }
-  return candidates.back().id;
+  return s.candidates.back().id;
 }
 
 int32_t choose(const float* logits, int32_t size, const SampleRow& row, Scratch& s) {
@@ -322,7 +382,7 @@ int32_t choose(const float* logits, int32_t size, const SampleRow& row, Scratch&
   const double uniform = uniform_at(params.seed, row.position);
   const bool filtered = params.min_p > 0 || params.top_p < 1.0f ||
                         (params.top_k > 0 && params.top_k < size);
-  if (filtered) return draw_from_filtered(logits, size, extent.max, row, uniform, s);
+  if (filtered) return draw_from_filtered(logits, size, extent.max, params, uniform, s);
   return draw_from_all(logits, size, extent.max, 1.0f / params.temperature, uniform, s);
 }
 

@@ -55,7 +55,10 @@ export function tinyNativeModel(): NativeModel {
         {
           style: 0,
           dim: HEAD_DIM,
-          invFreq: Float32Array.from({ length: HEAD_DIM / 2 }, (_, i) => 100 ** ((-2 * i) / HEAD_DIM)),
+          invFreq: Float32Array.from(
+            { length: HEAD_DIM / 2 },
+            (_, i) => 100 ** ((-2 * i) / HEAD_DIM),
+          ),
           attentionFactor: 1,
         },
       ],

@@ -118,7 +118,10 @@ t.test('steps answer in order, overlapped or not, with the same tokens', async (
       plain.push(onlyRecord(await engine.submit(decode(position))).sampledToken(0).tokenId);
     }
     await withEngine(async (other) => {
-      const plans = [prefill([1, 2, 3, 4]), ...[4, 5, 6, 7, 8, 9].map((position) => decode(position))];
+      const plans = [
+        prefill([1, 2, 3, 4]),
+        ...[4, 5, 6, 7, 8, 9].map((position) => decode(position)),
+      ];
       const answers = await Promise.all(plans.map((plan) => other.submit(plan)));
       t.strictSame(
         answers.map((words) => onlyRecord(words).sampledToken(0).tokenId),
@@ -169,7 +172,12 @@ t.test('models and options are checked before anything is loaded', async (t) => 
   const model = tinyNativeModel();
   const cases: Array<[unknown, unknown, string, RegExp]> = [
     [null, TINY_OPTIONS, 'ERR_INVALID_REQUEST', /^model: expected an object$/],
-    [{ ...model, config: 3 }, TINY_OPTIONS, 'ERR_INVALID_REQUEST', /^model\.config: expected an object$/],
+    [
+      { ...model, config: 3 },
+      TINY_OPTIONS,
+      'ERR_INVALID_REQUEST',
+      /^model\.config: expected an object$/,
+    ],
     [
       { ...model, config: { ...model.config, numHeads: 1.5 } },
       TINY_OPTIONS,
@@ -177,12 +185,20 @@ t.test('models and options are checked before anything is loaded', async (t) => 
       /^model\.config\.numHeads: expected an integer/,
     ],
     [
-      { ...model, config: { ...model.config, ropes: [{ ...model.config.ropes[0], invFreq: [1] }] } },
+      {
+        ...model,
+        config: { ...model.config, ropes: [{ ...model.config.ropes[0], invFreq: [1] }] },
+      },
       TINY_OPTIONS,
       'ERR_INVALID_REQUEST',
       /^model\.config\.ropes\[0\]\.invFreq: expected a Float32Array$/,
     ],
-    [{ ...model, files: [1] }, TINY_OPTIONS, 'ERR_INVALID_REQUEST', /^model\.files\[0\]: expected a string$/],
+    [
+      { ...model, files: [1] },
+      TINY_OPTIONS,
+      'ERR_INVALID_REQUEST',
+      /^model\.files\[0\]: expected a string$/,
+    ],
     [
       { ...model, tensors: [{ ...model.tensors[0], dtype: 99 }] },
       TINY_OPTIONS,
@@ -201,11 +217,26 @@ t.test('models and options are checked before anything is loaded', async (t) => 
       'ERR_MODEL_FORMAT',
       /tensor token_embedding: expected \[131, 64\], found none/,
     ],
-    [{ ...model, files: ['/nonexistent/a.gguf'] }, TINY_OPTIONS, 'ERR_MODEL_FORMAT', /a\.gguf: cannot open/],
-    [model, { ...TINY_OPTIONS, kvDtype: 'q8' }, 'ERR_UNSUPPORTED', /kvDtype: expected f16 or bf16, found "q8"/],
+    [
+      { ...model, files: ['/nonexistent/a.gguf'] },
+      TINY_OPTIONS,
+      'ERR_MODEL_FORMAT',
+      /a\.gguf: cannot open/,
+    ],
+    [
+      model,
+      { ...TINY_OPTIONS, kvDtype: 'q8' },
+      'ERR_UNSUPPORTED',
+      /kvDtype: expected f16 or bf16, found "q8"/,
+    ],
     [model, { ...TINY_OPTIONS, backend: 'cuda' }, 'ERR_UNSUPPORTED', /backend/],
     [model, { ...TINY_OPTIONS, isaLimit: 'mmx' }, 'ERR_INVALID_REQUEST', /mmx/],
-    [model, { ...TINY_OPTIONS, kvMemoryBytes: 100 }, 'ERR_INVALID_REQUEST', /holds 0 blocks of 8192 bytes/],
+    [
+      model,
+      { ...TINY_OPTIONS, kvMemoryBytes: 100 },
+      'ERR_INVALID_REQUEST',
+      /holds 0 blocks of 8192 bytes/,
+    ],
     [model, { ...TINY_OPTIONS, blockSize: 33 }, 'ERR_INVALID_REQUEST', /block_size/],
     [
       {
@@ -250,7 +281,11 @@ t.test('tensors must lie inside their files', async (t) => {
 
 t.test('close answers what is queued and can be called again', async (t) => {
   const engine = await addon.createEngine(tinyNativeModel(), TINY_OPTIONS);
-  const steps = [engine.submit(prefill([1, 2, 3])), engine.submit(decode(3)), engine.submit(decode(4))];
+  const steps = [
+    engine.submit(prefill([1, 2, 3])),
+    engine.submit(decode(3)),
+    engine.submit(decode(4)),
+  ];
   const settled = Promise.allSettled(steps);
   await Promise.all([engine.close(), engine.close()]);
   for (const step of await settled) {
@@ -264,7 +299,9 @@ t.test('close answers what is queued and can be called again', async (t) => {
 });
 
 t.test('a handle nobody holds still answers', async (t) => {
-  const answer = (await addon.createEngine(tinyNativeModel(), TINY_OPTIONS)).submit(prefill([1, 2]));
+  const answer = (await addon.createEngine(tinyNativeModel(), TINY_OPTIONS)).submit(
+    prefill([1, 2]),
+  );
   (globalThis as { gc?: () => void }).gc?.();
   await sleep(1);
   t.equal(onlyRecord(await answer).status, RECORD_STATUS.ok);
