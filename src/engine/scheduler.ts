@@ -474,7 +474,6 @@ export class Scheduler {
     let chunk = this.costModel.prefillTokensWithin(budget.ms * share, start);
     if (step.work.prefillTokens === 0) chunk = Math.max(chunk, MIN_CHUNK_TOKENS);
     chunk = Math.min(chunk, remaining, Math.ceil(budget.tokens * share));
-    chunk = this.alignChunk(start, chunk, remaining);
     if (chunk <= 0) return;
     if (row === null) {
       this.manager.slide(sequence.blocks, start);
@@ -489,15 +488,6 @@ export class Scheduler {
     step.work.prefillPairs += prefillPairs(start, chunk);
     if (row) this.extendRow(step, row, chunk);
     else this.addRow(step, sequence, chunk);
-  }
-
-  /** Chunks that do not finish a prompt end on a block border, so that its blocks fill evenly. */
-  private alignChunk(start: number, chunk: number, remaining: number): number {
-    if (chunk >= remaining) return remaining;
-    const { blockSize } = this.manager;
-    const end = start + chunk;
-    const aligned = end - (end % blockSize);
-    return aligned > start ? aligned - start : chunk;
   }
 
   private addRow(step: ScheduledStep, sequence: Sequence, count: number): void {

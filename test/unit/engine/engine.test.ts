@@ -9,10 +9,10 @@ import type {
 import { EngineError } from '../../../src/errors.js';
 import type { SamplingParams } from '../../../src/types.js';
 import {
-  FakeNativeEngine,
-  type FakeOptions,
   expectedLogprob,
   expectedTokens,
+  FakeNativeEngine,
+  type FakeOptions,
 } from '../../support/fake-native-engine.js';
 import { counting, sampling } from '../../support/make-sequence.js';
 

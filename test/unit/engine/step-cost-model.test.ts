@@ -1,5 +1,5 @@
 import t from 'tap';
-import { StepCostModel, type StepWork, prefillPairs } from '../../../src/engine/step-cost-model.js';
+import { prefillPairs, StepCostModel, type StepWork } from '../../../src/engine/step-cost-model.js';
 
 const work = (changes: Partial<StepWork>): StepWork => ({
   prefillTokens: 0,

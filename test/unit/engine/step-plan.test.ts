@@ -3,14 +3,14 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import {
+  decodeStepPlan,
+  encodeStepResult,
   OPERATION,
   PLAN_MAGIC,
   RESULT_MAGIC,
   StepPlanEncoder,
   StepResultReader,
   TOKEN_FROM_SLOT,
-  decodeStepPlan,
-  encodeStepResult,
 } from '../../../src/engine/step-plan.js';
 import { sampling } from '../../support/make-sequence.js';
 
