@@ -27,12 +27,13 @@ export function healthRoutes(app: FastifyInstance, context: ServerContext): void
   app.get('/health/progress', (_request, reply) => {
     const { step, hasWork, secondsSinceStep, stuck } = health.sample();
     const { numRunning, numWaiting } = engine.stats();
-    return reply.code(stuck ? 503 : 200).send({
+    const status = stuck ? 'stuck' : admission.state;
+    return reply.code(status === 'stuck' || status === 'failed' ? 503 : 200).send({
       step,
       has_work: hasWork,
       running: numRunning,
       waiting: numWaiting,
-      status: stuck ? 'stuck' : admission.state,
+      status,
       seconds_since_step: secondsSinceStep,
     });
   });

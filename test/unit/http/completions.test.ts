@@ -115,6 +115,37 @@ t.test('logprobs with text offsets', async (t) => {
   );
 });
 
+t.test(
+  'a token that only begins a character has its own chunk where tokens are asked for',
+  async (t) => {
+    const { engine, post } = await makeServer(t.teardown);
+    engine.script = (stream) => stream.tokens([0xc3]).tokens([0xa9]).finish('length');
+    const pieces = async (rest: object) =>
+      (
+        events((await post(URL, { prompt: [1], stream: true, ...rest })).body).slice(
+          0,
+          -1,
+        ) as Array<{
+          choices: [{ text: string; token_ids?: number[]; logprobs: { tokens: string[] } | null }];
+        }>
+      ).map(({ choices: [choice] }) => [choice.text, choice.token_ids ?? choice.logprobs?.tokens]);
+    t.strictSame(await pieces({}), [
+      ['é', undefined],
+      ['', undefined],
+    ]);
+    t.strictSame(await pieces({ return_token_ids: true }), [
+      ['', [0xc3]],
+      ['é', [0xa9]],
+      ['', []],
+    ]);
+    t.strictSame(await pieces({ logprobs: 0 }), [
+      ['', ['\ufffd']],
+      ['é', ['\ufffd']],
+      ['', undefined],
+    ]);
+  },
+);
+
 t.test('an impossible token is -9999, not null', async (t) => {
   const { engine, post } = await makeServer(t.teardown);
   engine.script = (stream) =>

@@ -93,7 +93,7 @@ t.test('probes', async (t) => {
   engine.statsOverrides.failed = new EngineError('ERR_DEVICE', 'device lost');
   t.strictSame(await get('/health/ready'), [503, { status: 'failed', error: 'device lost' }]);
   t.equal((await get('/health/live'))[0], 200);
-  t.match(await get('/health/progress'), [200, { status: 'failed' }]);
+  t.match(await get('/health/progress'), [503, { status: 'failed' }]);
 });
 
 t.test('a failed engine answers 503 with advice', async (t) => {
