@@ -19,15 +19,12 @@ import { EngineError } from '../errors.js';
 import type { BlockManager } from '../kv/block-manager.js';
 import type { BlockPool } from '../kv/block-pool.js';
 import type { FinishReason, TokenWithLogprobs } from '../types.js';
-import type { Sequence } from './sequence.js';
-import { prefillPairs, StepCostModel, type StepWork } from './step-cost-model.js';
-import {
-  RECORD_STATUS,
-  SEQUENCE_FLAG,
-  StepPlanEncoder,
-  StepResultReader,
-  TOKEN_FROM_SLOT,
-} from './step-plan.js';
+import { PlanWriter } from './plan-writer.js';
+import { PrefixWaits } from './prefix-waits.js';
+import type { ScheduledStep, StepOutcome, StepRow } from './scheduled-step.js';
+import { insertByRank, removeFrom, type Sequence } from './sequence.js';
+import { prefillPairs, StepCostModel } from './step-cost-model.js';
+import { RECORD_STATUS, StepResultReader } from './step-plan.js';
 
 /** Prefill never gets less than this in a step, however slow the decodes are. */
 const MIN_CHUNK_TOKENS = 16;
@@ -41,7 +38,7 @@ const IDLE_FIXED_MULTIPLE = 4;
 /** Chunk that window groups get blocks reserved for; with fewer blocks chunks just get smaller. */
 const RESERVED_CHUNK_TOKENS = 512;
 
-const EMPTY_HISTORY = new Int32Array(0);
+const NO_WORDS = new Int32Array(0);
 
 export interface SchedulerOptions {
   maxNumSeqs: number;
@@ -64,42 +61,6 @@ export interface SchedulerListener {
   onError(sequence: Sequence, error: EngineError): void;
 }
 
-interface Row {
-  sequence: Sequence;
-  slot: number;
-  nativeId: number;
-  start: number;
-  numTokens: number;
-  samples: boolean;
-}
-
-/** A planned step. Reused: valid until its result is committed. */
-export interface ScheduledStep {
-  readonly stepId: number;
-  /** The packet; valid until the next schedule(). */
-  words: Int32Array;
-  readonly rows: Row[];
-  readonly work: StepWork;
-  predictedMs: number;
-  numTokens: number;
-}
-
-export interface StepOutcome {
-  elapsedMs: number;
-  numTokens: number;
-  numSequences: number;
-  /** Prompt tokens computed or taken from the cache for the first time. */
-  prefillTokens: number;
-}
-
-/** A waiting sequence leaves its prefix to the sequence that is computing it. */
-interface PrefixWait {
-  leader: Sequence;
-  nativeId: number;
-  /** The leader registers this many blocks of the common prefix. */
-  numBlocks: number;
-}
-
 export class Scheduler {
   readonly costModel = new StepCostModel();
   /** Both sorted by rank, best first. */
@@ -110,13 +71,13 @@ export class Scheduler {
   private readonly pool: BlockPool;
   private readonly options: SchedulerOptions;
   private readonly listener: SchedulerListener;
-  private readonly encoder = new StepPlanEncoder();
+  private readonly writer: PlanWriter;
   private readonly freeSlots: number[] = [];
   /** Slots whose CLOSE the next plan carries; they are on freeSlots already. */
   private readonly slotsToClose: number[] = [];
   private readonly inFlight: ScheduledStep[] = [];
   private readonly spareSteps: ScheduledStep[] = [];
-  private readonly prefixWaits = new Map<Sequence, PrefixWait>();
+  private readonly prefixWaits: PrefixWaits;
   private readonly candidates: Sequence[] = [];
   private nextStepId = 1;
   private numFailed = 0;
@@ -128,6 +89,8 @@ export class Scheduler {
     this.pool = manager.pool;
     this.options = options;
     this.listener = listener;
+    this.prefixWaits = new PrefixWaits(manager);
+    this.writer = new PlanWriter(options.vocabSize, manager.hasWindows);
     this.reservedChunk = Math.min(options.maxNumBatchedTokens, RESERVED_CHUNK_TOKENS);
     for (let slot = options.maxNumSeqs - 1; slot >= 0; slot--) this.freeSlots.push(slot);
   }
@@ -160,7 +123,7 @@ export class Scheduler {
     const native = sequence.isOpen ? { slot: sequence.slot, sequenceId: sequence.nativeId } : null;
     if (sequence.status === 'waiting') removeFrom(this.waiting, sequence);
     else this.stopRunning(sequence);
-    this.prefixWaits.delete(sequence);
+    this.prefixWaits.forget(sequence);
     sequence.status = 'finished';
     return native;
   }
@@ -186,7 +149,7 @@ export class Scheduler {
       return null;
     }
     step.predictedMs = this.costModel.predictMs(step.work);
-    this.encode(step);
+    step.words = this.writer.write(step, this.slotsToClose, this.running);
     this.inFlight.push(step);
     return step;
   }
@@ -321,7 +284,9 @@ export class Scheduler {
     if (mustFit && room <= sequence.roomWhenRefused) return 'no room';
     const queried = sequence.owesPromptLogprobs ? 0 : sequence.numTokens - 1;
     const match = this.manager.matchPrefix(sequence.blocks, sequence.tokens, queried);
-    if (queried > 0 && this.waitForLeader(sequence, match.numBlocks)) return 'waits';
+    if (queried > 0 && this.prefixWaits.begin(sequence, match.numBlocks, this.running)) {
+      return 'waits';
+    }
     const taken = this.blocksForPrompt(sequence, match.numBlocks) + match.numUnreferenced;
     if (mustFit && taken > room) {
       sequence.roomWhenRefused = room;
@@ -344,45 +309,7 @@ export class Scheduler {
     if (sequence.isPaused || sequence.numPendingSamples > 0) return false;
     // Out and in within one step would only move its blocks around.
     if (sequence.preemptedStepId === step.stepId) return false;
-    const wait = this.prefixWaits.get(sequence);
-    if (!wait) return true;
-    const { leader, nativeId, numBlocks } = wait;
-    if (
-      leader.status === 'running' &&
-      !leader.isPaused &&
-      leader.nativeId === nativeId &&
-      leader.blocks.numRegistered < numBlocks
-    ) {
-      return false;
-    }
-    this.prefixWaits.delete(sequence);
-    return true;
-  }
-
-  /**
-   * True when a running sequence is about to compute the first block this one lacks. Then it waits
-   * until that sequence has passed what they have in common, or has left: a burst on one prompt
-   * prefills once. Only running sequences are waited for and those wait for nobody.
-   */
-  private waitForLeader(sequence: Sequence, numMatched: number): boolean {
-    if (!this.manager.cache) return false;
-    const { blockSize } = this.manager;
-    const wanted = Math.floor((sequence.numTokens - 1) / blockSize);
-    if (numMatched >= wanted) return false;
-    for (const leader of this.running) {
-      if (leader.isPaused || leader.blocks.numRegistered > numMatched) continue;
-      // A worse priority may be kept from running for long.
-      if (leader.priority > sequence.priority) continue;
-      const planned = Math.min(wanted, Math.floor(leader.numPromptTokens / blockSize));
-      if (planned <= numMatched) continue;
-      sequence.blocks.chain.extend(sequence.tokens, numMatched + 1);
-      leader.blocks.chain.extend(leader.tokens, numMatched + 1);
-      if (!sequence.blocks.chain.equals(leader.blocks.chain, numMatched)) continue;
-      const numBlocks = Math.floor(commonLength(sequence, leader, planned * blockSize) / blockSize);
-      this.prefixWaits.set(sequence, { leader, nativeId: leader.nativeId, numBlocks });
-      return true;
-    }
-    return false;
+    return !this.prefixWaits.isWaiting(sequence);
   }
 
   /** Blocks that running sequences will still take to finish their prompts. */
@@ -504,7 +431,7 @@ export class Scheduler {
     this.extendRow(step, row, count);
   }
 
-  private extendRow(step: ScheduledStep, row: Row, count: number): void {
+  private extendRow(step: ScheduledStep, row: StepRow, count: number): void {
     const { sequence } = row;
     step.numTokens += count;
     row.numTokens += count;
@@ -515,7 +442,7 @@ export class Scheduler {
     if (row.samples) sequence.numPendingSamples++;
   }
 
-  private rowOf(step: ScheduledStep, sequence: Sequence): Row | null {
+  private rowOf(step: ScheduledStep, sequence: Sequence): StepRow | null {
     if (sequence.scheduledStepId !== step.stepId) return null;
     return step.rows.find((row) => row.sequence === sequence) ?? null;
   }
@@ -589,81 +516,10 @@ export class Scheduler {
     this.listener.onError(sequence, new EngineError('ERR_KV_EXHAUSTED', message));
   }
 
-  // --- the packet ---------------------------------------------------------------------------
-
-  private encode(step: ScheduledStep): void {
-    const { encoder } = this;
-    encoder.begin(step.stepId);
-    // First, so that a slot closed here can be opened again in the same plan.
-    for (const slot of this.slotsToClose) encoder.close(slot);
-    this.slotsToClose.length = 0;
-    // Drops of everybody before the first append: a block may change hands within one plan.
-    if (this.manager.hasWindows) for (const sequence of this.running) this.encodeDrops(sequence);
-    for (const row of step.rows) {
-      if (!row.sequence.isOpen) this.encodeOpen(row.sequence);
-      this.encodeTables(row.sequence);
-      this.encodeRow(row);
-    }
-    step.words = encoder.finish();
-  }
-
-  private encodeOpen(sequence: Sequence): void {
-    sequence.isOpen = true;
-    const { vocabSize } = this.options;
-    this.encoder.open({
-      slot: sequence.slot,
-      sequenceId: sequence.nativeId,
-      numPromptTokens: sequence.numPromptTokens,
-      sampling: sequence.sampling,
-      stopTokenIds: sequence.sampling.stopTokenIds.filter((id) => id >= 0 && id < vocabSize),
-      history: sequence.hasPenalty
-        ? sequence.tokens.subarray(0, sequence.numTokens)
-        : EMPTY_HISTORY,
-    });
-  }
-
-  /** Also for a sequence without a row: its window may have moved before it ran out of blocks. */
-  private encodeDrops(sequence: Sequence): void {
-    const { blocks, slot } = sequence;
-    // What native code was never told of is sent as holes.
-    if (blocks.numSent === 0) return;
-    for (let group = 0; group < blocks.tables.length; group++) {
-      const numDropped = blocks.numDropped[group]!;
-      if (blocks.numDroppedSent[group]! >= numDropped) continue;
-      blocks.numDroppedSent[group] = numDropped;
-      this.encoder.dropPrefix(slot, group, numDropped);
-    }
-  }
-
-  private encodeTables(sequence: Sequence): void {
-    const { blocks, slot } = sequence;
-    if (blocks.numSent === blocks.numBlocks) return;
-    for (let group = 0; group < blocks.tables.length; group++) {
-      const table = blocks.tables[group]!;
-      this.encoder.append(slot, group, table, blocks.numSent, blocks.numBlocks);
-      if (blocks.numSent === 0) blocks.numDroppedSent[group] = blocks.numDropped[group]!;
-    }
-    blocks.numSent = blocks.numBlocks;
-  }
-
-  private encodeRow(row: Row): void {
-    const { sequence, start, numTokens } = row;
-    const end = start + numTokens;
-    const owesPrompt = sequence.owesPromptLogprobs && start < sequence.numPromptTokens - 1;
-    const flags =
-      (row.samples ? SEQUENCE_FLAG.sample : 0) | (owesPrompt ? SEQUENCE_FLAG.promptLogprobs : 0);
-    const nextToken = owesPrompt && end < sequence.numPromptTokens ? sequence.tokens[end]! : -1;
-    this.encoder.sequence(row.slot, row.nativeId, numTokens, start, flags, nextToken);
-    const known = Math.min(end, sequence.numTokens);
-    if (numTokens === 1 && known === end) this.encoder.pushToken(sequence.tokens[start]!);
-    else if (known > start) this.encoder.pushTokens(sequence.tokens.subarray(start, known));
-    for (let i = known; i < end; i++) this.encoder.pushToken(TOKEN_FROM_SLOT);
-  }
-
   // --- results ------------------------------------------------------------------------------
 
   /** Returns the prompt tokens this row counts for. */
-  private commitRow(row: Row, reader: StepResultReader, nowMs: number): number {
+  private commitRow(row: StepRow, reader: StepResultReader, nowMs: number): number {
     const { sequence } = row;
     // Ended since it was planned: the row's outcome is nobody's.
     if (sequence.status === 'finished') return 0;
@@ -724,7 +580,7 @@ export class Scheduler {
     if (ended) this.listener.onFinish(sequence, ended.reason, ended.stopTokenId);
   }
 
-  private collectPromptLogprobs(row: Row, reader: StepResultReader): void {
+  private collectPromptLogprobs(row: StepRow, reader: StepResultReader): void {
     const { sequence } = row;
     const entries = sequence.promptLogprobs!;
     for (let i = 0; i < reader.numPromptRows; i++) {
@@ -748,7 +604,7 @@ export class Scheduler {
   private takeStep(): ScheduledStep {
     const step = this.spareSteps.pop() ?? {
       stepId: 0,
-      words: EMPTY_HISTORY,
+      words: NO_WORDS,
       rows: [],
       work: { prefillTokens: 0, decodeRows: 0, decodeContext: 0, prefillPairs: 0 },
       predictedMs: 0,
@@ -777,23 +633,6 @@ function nextId(id: number): number {
   return id === 0x7fffffff ? 1 : id + 1;
 }
 
-function insertByRank(list: Sequence[], sequence: Sequence): void {
-  let low = 0;
-  let high = list.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (list[middle]!.ranksBefore(sequence)) low = middle + 1;
-    else high = middle;
-  }
-  list.splice(low, 0, sequence);
-}
-
-function removeFrom(list: Sequence[], sequence: Sequence): void {
-  const index = list.indexOf(sequence);
-  if (index < 0) throw new Error(`sequence ${sequence.arrival} is not where its status says`);
-  list.splice(index, 1);
-}
-
 /** Fewest remaining tokens among the sequences of the best priority; ties go to the better rank. */
 function shortestOfBestPriority(sequences: readonly Sequence[]): Sequence {
   let shortest = sequences[0]!;
@@ -802,14 +641,6 @@ function shortestOfBestPriority(sequences: readonly Sequence[]): Sequence {
     if (sequence.numRemainingTokens < shortest.numRemainingTokens) shortest = sequence;
   }
   return shortest;
-}
-
-/** Length of the common prefix of two sequences' prompts, at most `limit`. */
-function commonLength(a: Sequence, b: Sequence, limit: number): number {
-  for (let i = 0; i < limit; i++) {
-    if (a.tokens[i] !== b.tokens[i]) return i;
-  }
-  return limit;
 }
 
 function countPrefill(sequence: Sequence, end: number): number {

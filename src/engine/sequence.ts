@@ -169,3 +169,21 @@ export class Sequence {
     };
   }
 }
+
+/** Keeps `list` sorted, best rank first. */
+export function insertByRank(list: Sequence[], sequence: Sequence): void {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle]!.ranksBefore(sequence)) low = middle + 1;
+    else high = middle;
+  }
+  list.splice(low, 0, sequence);
+}
+
+export function removeFrom(list: Sequence[], sequence: Sequence): void {
+  const index = list.indexOf(sequence);
+  if (index < 0) throw new Error(`sequence ${sequence.arrival} is not where its status says`);
+  list.splice(index, 1);
+}

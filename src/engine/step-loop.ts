@@ -4,7 +4,7 @@
  * never waits for JavaScript. Then a row's token may be "what this slot sampled last", and a
  * sequence that turns out to have ended in step n has its row of step n + 1 discarded.
  */
-import type { ScheduledStep } from './scheduler.js';
+import type { ScheduledStep } from './scheduled-step.js';
 
 /**
  * Steps predicted to take longer are not overlapped: the gap they would close is under 1 % of
