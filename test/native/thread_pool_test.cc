@@ -1,4 +1,4 @@
-// Regions run once on every worker, splits cover every index exactly once, and writes of one
+// Regions run once for every worker, splits cover every index exactly once, and writes of one
 // region are visible to the next, also after workers have gone to sleep.
 #include "backend/cpu/thread_pool.h"
 
@@ -12,21 +12,49 @@
 
 using longhaul::cpu::ThreadPool;
 
-LH_TEST(runs_once_on_every_worker) {
+LH_TEST(runs_once_for_every_worker) {
   for (const int n : {1, 2, 3, 7}) {
     ThreadPool pool(n);
     EXPECT_EQ(pool.num_threads(), n);
     std::vector<int> runs(static_cast<size_t>(n), 0);
     std::vector<std::thread::id> ids(static_cast<size_t>(n));
-    for (int round = 0; round < 100; ++round) {
+    for (int round = 0; round < 1000; ++round) {
       pool.run([&](int worker) {
         ++runs[static_cast<size_t>(worker)];
         ids[static_cast<size_t>(worker)] = std::this_thread::get_id();
       });
+      EXPECT_TRUE(ids[0] == std::this_thread::get_id());
     }
-    EXPECT_EQ(runs, std::vector<int>(static_cast<size_t>(n), 100));
-    EXPECT_EQ(std::set<std::thread::id>(ids.begin(), ids.end()).size(), static_cast<size_t>(n));
-    EXPECT_TRUE(ids[0] == std::this_thread::get_id());
+    EXPECT_EQ(runs, std::vector<int>(static_cast<size_t>(n), 1000));
+  }
+}
+
+LH_TEST(threads_take_their_shares) {
+  // While the calling thread is busy, every other share runs on a thread of its own.
+  ThreadPool pool(4);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::thread::id> ids(4);
+    std::atomic<int> begun{0};
+    pool.run([&](int worker) {
+      ids[static_cast<size_t>(worker)] = std::this_thread::get_id();
+      begun.fetch_add(1);
+      while (worker == 0 && begun.load() < 4) std::this_thread::yield();
+    });
+    EXPECT_EQ(std::set<std::thread::id>(ids.begin(), ids.end()).size(), 4u);
+  }
+}
+
+LH_TEST(no_share_is_lost_or_run_twice) {
+  // Empty regions in quick succession: threads arrive early, late or regions behind. No share is
+  // lost or run twice, however they race.
+  ThreadPool pool(3);
+  for (int round = 0; round < 20000; ++round) {
+    int runs[3] = {};
+    pool.run([&](int worker) { ++runs[worker]; });
+    if (runs[0] != 1 || runs[1] != 1 || runs[2] != 1) {
+      EXPECT_EQ(runs[0] * 100 + runs[1] * 10 + runs[2], 111);
+      return;
+    }
   }
 }
 

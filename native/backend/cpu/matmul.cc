@@ -1,7 +1,8 @@
 // Drives the kernels of one instruction set over strips of 32 weight rows.
 //
-// Few tokens: the work is reading weights, so strips are split statically and contiguously (each
-// core keeps meeting the same weights) and unpacked in registers. Many tokens: a worker takes a
+// Few tokens: the work is reading weights, so workers take runs of neighboring strips and unpack
+// them in registers. Runs are handed out as workers come free: where the threads of the host program
+// share the processors, a fixed split would wait for the slower half. Many tokens: a worker takes a
 // strip and a tile of tokens, expands 256 columns of the strip at a time into its own 10 KB, and
 // passes all tokens of the tile over them; sums wait in the worker's tile meanwhile. Which worker
 // computes what, and how tokens are grouped, changes no bit.
@@ -19,6 +20,7 @@ namespace {
 
 constexpr int kTileTokensMax = 256;
 constexpr int kTileTokensMin = 32;
+constexpr int kRunsPerWorker = 6;
 
 struct alignas(64) WorkerScratch {
   ExpandedChunk expanded;
@@ -180,8 +182,13 @@ void matmul(const MatmulParams& params, ActivationRows& rows, Isa isa, ThreadPoo
   const StripTask task{weight, state, kernels_for(isa), params};
   const auto num_strips = static_cast<int64_t>(weight.strips.size());
   if (tokens <= kPackedTokensMax) {
-    pool.for_static(num_strips, [&](int64_t strip, int worker) {
-      task.run(strip, 0, tokens, state.scratch.data()[worker]);
+    // Runs of neighboring strips, long enough for the prefetching to pay.
+    const int64_t run = std::max<int64_t>(1, num_strips / (kRunsPerWorker * pool.num_threads()));
+    pool.for_dynamic((num_strips + run - 1) / run, [&](int64_t index, int worker) {
+      const int64_t end = std::min(num_strips, (index + 1) * run);
+      for (int64_t strip = index * run; strip < end; ++strip) {
+        task.run(strip, 0, tokens, state.scratch.data()[worker]);
+      }
     });
     return;
   }

@@ -17,7 +17,9 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Runs body(worker) once on every worker, returns when all are done. Not reentrant.
+  // Runs body(worker) once for every worker number, returns when all are done. Not reentrant.
+  // The calling thread runs body(0), and then the numbers whose threads have not begun: bodies
+  // must not wait for each other, and per-worker state goes by the number, not by the thread.
   template <typename Body>
   void run(const Body& body) {
     run_raw([](const void* b, int worker) { (*static_cast<const Body*>(b))(worker); }, &body);
