@@ -94,7 +94,13 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
     help: 'name in /v1/models',
     defaultText: "the model's own",
   },
-  { name: 'host', field: 'host', kind: { type: 'text' }, default: '127.0.0.1', help: 'address to listen on' },
+  {
+    name: 'host',
+    field: 'host',
+    kind: { type: 'text' },
+    default: '127.0.0.1',
+    help: 'address to listen on',
+  },
   {
     name: 'port',
     field: 'port',
@@ -249,7 +255,10 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
   {
     name: 'log-level',
     field: 'logLevel',
-    kind: { type: 'choice', choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] },
+    kind: {
+      type: 'choice',
+      choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    },
     default: 'info',
     help: 'least severe lines to log',
   },
@@ -358,7 +367,11 @@ export function parseSize(setting: string, text: string, min = 0): number {
     const bytes = Math.round(Number(match[1]) * unit);
     if (bytes >= min && Number.isSafeInteger(bytes)) return bytes;
   }
-  throw new ConfigError(setting, `a size of at least ${formatSize(min)}, such as 512MiB or 4GiB`, text);
+  throw new ConfigError(
+    setting,
+    `a size of at least ${formatSize(min)}, such as 512MiB or 4GiB`,
+    text,
+  );
 }
 
 /** "1.5GiB"; exact where the number is round, else one decimal. */

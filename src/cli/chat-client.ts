@@ -81,7 +81,9 @@ export class ChatClient {
     } catch (error) {
       if (init.signal?.aborted) throw error;
       const cause = (error as { cause?: Error }).cause;
-      throw new Error(`${this.root} does not answer: ${cause?.message ?? (error as Error).message}`);
+      throw new Error(
+        `${this.root} does not answer: ${cause?.message ?? (error as Error).message}`,
+      );
     }
     if (!response.ok) throw new Error(await errorText(response));
     return response;
@@ -109,8 +111,16 @@ interface Chunk {
   } | null;
 }
 
-async function readAnswer(response: Response, onText: (delta: string) => void): Promise<ChatAnswer> {
-  const answer: ChatAnswer = { finishReason: null, promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+async function readAnswer(
+  response: Response,
+  onText: (delta: string) => void,
+): Promise<ChatAnswer> {
+  const answer: ChatAnswer = {
+    finishReason: null,
+    promptTokens: 0,
+    cachedTokens: 0,
+    completionTokens: 0,
+  };
   for await (const data of eventData(response)) {
     if (data === '[DONE]') break;
     const chunk = JSON.parse(data) as Chunk;

@@ -31,7 +31,7 @@ export async function runChat(
   const server = options.baseUrl === undefined ? await startOwnServer(given) : null;
   const client = new ChatClient({
     baseUrl: options.baseUrl ?? server!.url,
-    apiKey: options.apiKey ?? process.env['OPENAI_API_KEY'] ?? null,
+    apiKey: options.apiKey ?? process.env.OPENAI_API_KEY ?? null,
     model: server ? null : (options.model ?? null),
     temperature,
     maxTokens,
@@ -45,7 +45,12 @@ export async function runChat(
   }
 }
 
-function parseNumber(flag: string, text: string | undefined, min: number, max: number): number | null {
+function parseNumber(
+  flag: string,
+  text: string | undefined,
+  min: number,
+  max: number,
+): number | null {
   if (text === undefined) return null;
   const value = Number(text);
   if (text.trim() !== '' && value >= min && value <= max) return value;
@@ -89,7 +94,11 @@ class Conversation {
 
   /** Reads lines until /exit or the end of input. Piped input prints answers alone. */
   async run(greeting: string): Promise<number> {
-    const lines = createInterface({ input: process.stdin, terminal: this.interactive, ...(this.interactive ? { output: process.stdout } : {}) });
+    const lines = createInterface({
+      input: process.stdin,
+      terminal: this.interactive,
+      ...(this.interactive ? { output: process.stdout } : {}),
+    });
     lines.setPrompt(pc.bold('> '));
     const onSignal = (): void => this.interrupt(lines);
     lines.on('SIGINT', onSignal);
@@ -160,7 +169,12 @@ class Conversation {
   }
 }
 
-function note(answer: { finishReason: string | null; promptTokens: number; cachedTokens: number; completionTokens: number }): string {
+function note(answer: {
+  finishReason: string | null;
+  promptTokens: number;
+  cachedTokens: number;
+  completionTokens: number;
+}): string {
   const cut = answer.finishReason === 'length' ? ', cut at the token limit' : '';
   return `[${answer.promptTokens} tokens in, ${answer.cachedTokens} cached; ${answer.completionTokens} out${cut}]`;
 }

@@ -26,11 +26,23 @@ export interface DoctorReport {
   version: string;
   node: string;
   system: string;
-  cpu: { model: string; processors: number; features: string[]; isa: string | null; isaLimit: string | null; threads: number | null };
+  cpu: {
+    model: string;
+    processors: number;
+    features: string[];
+    isa: string | null;
+    isaLimit: string | null;
+    threads: number | null;
+  };
   memory: { totalBytes: number; availableBytes: number; kvMemoryBytes: number };
   gpus: string[] | null;
   cudaToolkit: string | null;
-  tools: { python: string | null; pip: string | null; cmake: string | null; compiler: string | null };
+  tools: {
+    python: string | null;
+    pip: string | null;
+    cmake: string | null;
+    compiler: string | null;
+  };
   addon: { version: string | null; error: string | null };
   backends: BackendVerdict[];
   chosenBackend: string | null;
@@ -64,7 +76,7 @@ async function examine(): Promise<DoctorReport> {
       processors: cpus().length,
       features: native.info?.features ?? [],
       isa: native.info?.isa ?? null,
-      isaLimit: process.env['LONGHAUL_ISA'] || null,
+      isaLimit: process.env.LONGHAUL_ISA || null,
       threads: native.info?.defaultThreads ?? null,
     },
     memory: {
@@ -81,7 +93,10 @@ async function examine(): Promise<DoctorReport> {
     cache: {
       folder: cache,
       models: cachedFiles(join(cache, 'models')),
-      known: KNOWN_MODELS.map((model) => ({ name: model.name, cached: cachedKnownModel(model, cache) !== null })),
+      known: KNOWN_MODELS.map((model) => ({
+        name: model.name,
+        cached: cachedKnownModel(model, cache) !== null,
+      })),
     },
   };
 }
@@ -143,7 +158,10 @@ function render(report: DoctorReport): string {
   row('model', `${report.cpu.model}, ${report.cpu.processors} processors`);
   row('features', report.cpu.features.join(' ') || 'unknown (the addon is not built)');
   const limit = report.cpu.isaLimit ? ` (LONGHAUL_ISA allows up to ${report.cpu.isaLimit})` : '';
-  row('chosen', report.cpu.isa ? `${report.cpu.isa}, ${report.cpu.threads} threads${limit}` : 'none');
+  row(
+    'chosen',
+    report.cpu.isa ? `${report.cpu.isa}, ${report.cpu.threads} threads${limit}` : 'none',
+  );
   head('Memory');
   row('total', formatSize(report.memory.totalBytes));
   row('available', formatSize(report.memory.availableBytes));
@@ -153,13 +171,16 @@ function render(report: DoctorReport): string {
   row('toolkit', report.cudaToolkit ?? 'no nvcc');
   head('Backends');
   for (const backend of report.backends) {
-    const mark = backend.name === report.chosenBackend ? 'chosen' : backend.usable ? 'usable' : 'no';
+    const mark =
+      backend.name === report.chosenBackend ? 'chosen' : backend.usable ? 'usable' : 'no';
     row(backend.name, `${mark}: ${backend.reason}`);
   }
   head('Tools');
   for (const [name, version] of Object.entries(report.tools)) row(name, version ?? 'not found');
   head(`Models in ${report.cache.folder}`);
-  for (const model of report.cache.known) row(model.name, model.cached ? 'in the cache' : `not fetched yet: longhaul pull ${model.name}`);
-  for (const file of report.cache.models) lines.push(`  ${formatSize(file.bytes).padStart(10)}  ${file.path}`);
+  for (const model of report.cache.known)
+    row(model.name, model.cached ? 'in the cache' : `not fetched yet: longhaul pull ${model.name}`);
+  for (const file of report.cache.models)
+    lines.push(`  ${formatSize(file.bytes).padStart(10)}  ${file.path}`);
   return `${lines.join('\n')}\n`;
 }

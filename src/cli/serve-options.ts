@@ -28,7 +28,8 @@ function usage(flag: ConfigFlag): string {
 
 function notes(flag: ConfigFlag): string {
   const isSwitch = flag.kind.type === 'switch' || flag.kind.type === 'off-switch';
-  const shown = flag.defaultText ?? (flag.default === null || isSwitch ? null : String(flag.default));
+  const shown =
+    flag.defaultText ?? (flag.default === null || isSwitch ? null : String(flag.default));
   return shown === null ? `[${variableOf(flag)}]` : `(default: ${shown}) [${variableOf(flag)}]`;
 }
 
@@ -37,7 +38,8 @@ export function givenFlags(command: Command): Partial<Record<keyof ServeConfig, 
   const given: Partial<Record<keyof ServeConfig, unknown>> = {};
   for (const flag of SERVE_FLAGS) {
     const key = attributeName(flag);
-    if (command.getOptionValueSource(key) === 'cli') given[flag.field] = command.getOptionValue(key);
+    if (command.getOptionValueSource(key) === 'cli')
+      given[flag.field] = command.getOptionValue(key);
   }
   return given;
 }

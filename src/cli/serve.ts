@@ -11,11 +11,15 @@ import { type RunningServer, startServer } from './start-server.js';
 const PROGRESS_EVERY_MS = 2_000;
 
 /** Returns the exit code; throws ConfigError before anything is started. */
-export async function runServe(given: Partial<Record<keyof ServeConfig, unknown>>): Promise<number> {
+export async function runServe(
+  given: Partial<Record<keyof ServeConfig, unknown>>,
+): Promise<number> {
   const config = serveConfig(given);
   const logger = createLogger({ level: config.logLevel });
   const starting = new AbortController();
-  const signals = listenForSignals(logger, () => starting.abort(new Error('stopped while starting')));
+  const signals = listenForSignals(logger, () =>
+    starting.abort(new Error('stopped while starting')),
+  );
   let server: RunningServer;
   try {
     server = await startServer({

@@ -156,6 +156,10 @@ function readTemplate(config: ServeConfig): string | null {
   try {
     return readFileSync(config.chatTemplateFile, 'utf8');
   } catch (error) {
-    throw new ConfigError('--chat-template', 'a readable file', `${config.chatTemplateFile} (${(error as Error).message})`);
+    throw new ConfigError(
+      '--chat-template',
+      'a readable file',
+      `${config.chatTemplateFile} (${(error as Error).message})`,
+    );
   }
 }

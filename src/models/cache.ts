@@ -6,11 +6,11 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import {
+  closeSync,
   createReadStream,
   linkSync,
   mkdirSync,
   openSync,
-  closeSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -26,8 +26,8 @@ import { unavailable } from './model-error.js';
 
 /** LONGHAUL_CACHE_DIR, or ~/.cache/longhaul (XDG_CACHE_HOME honoured). */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  if (env['LONGHAUL_CACHE_DIR']) return env['LONGHAUL_CACHE_DIR'];
-  const base = env['XDG_CACHE_HOME'] || join(homedir(), '.cache');
+  if (env.LONGHAUL_CACHE_DIR) return env.LONGHAUL_CACHE_DIR;
+  const base = env.XDG_CACHE_HOME || join(homedir(), '.cache');
   return join(base, 'longhaul');
 }
 
@@ -48,7 +48,11 @@ const LOCK_POLL_MS = 100;
  * Runs `work` while holding `<target>.lock`. Waits for another holder; takes a lock over whose
  * process is gone (same host) or which nobody touched for 30 s. Rejects when `signal` aborts.
  */
-export async function withLock<T>(target: string, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+export async function withLock<T>(
+  target: string,
+  signal: AbortSignal,
+  work: () => Promise<T>,
+): Promise<T> {
   const lock = `${target}.lock`;
   makeFolder(dirname(target));
   const token = JSON.stringify({ pid: process.pid, host: hostname(), id: randomUUID() });
@@ -189,6 +193,7 @@ export function storageError(path: string, error: unknown): EngineError {
     EACCES: 'permission denied; set LONGHAUL_CACHE_DIR to a folder you may write to',
     EROFS: 'the file system is read-only; set LONGHAUL_CACHE_DIR to one you may write to',
   };
-  const reason = (code && reasons[code]) ?? (error instanceof Error ? error.message : String(error));
+  const reason =
+    (code && reasons[code]) ?? (error instanceof Error ? error.message : String(error));
   return unavailable(`${path}: ${reason}`, error);
 }

@@ -9,7 +9,8 @@
  */
 import type { NativeModel, NativeModelConfig, NativeTensor } from '../binding/addon.js';
 import { DTYPES } from '../types.js';
-import type { GgufFile, GgufTensor, GgufValue, NumberArray } from './gguf.js';
+import type { GgufFile } from './gguf.js';
+import type { GgufTensor, GgufValue, NumberArray } from './gguf-format.js';
 import { readAt } from './header-reader.js';
 import { formatError, shown } from './model-error.js';
 import { computeRope, type RopeParameters } from './rope.js';
@@ -103,14 +104,20 @@ export class GgufMetadata {
     const value = this.values.get(key);
     if (!isNumberArray(value)) return this.integer(key, 1);
     const first = Number(value[0]);
-    const same = value.length === layers && value.every((entry: number | bigint) => Number(entry) === first);
+    const same =
+      value.length === layers && value.every((entry: number | bigint) => Number(entry) === first);
     if (same && Number.isInteger(first) && first >= 1) return first;
     return this.fault(key, `the same number for all ${layers} layers`);
   }
 }
 
-function isNumberArray(value: GgufValue | undefined): value is Exclude<NumberArray, BigInt64Array | BigUint64Array> {
-  return ArrayBuffer.isView(value) && !(value instanceof BigInt64Array || value instanceof BigUint64Array);
+function isNumberArray(
+  value: GgufValue | undefined,
+): value is Exclude<NumberArray, BigInt64Array | BigUint64Array> {
+  return (
+    ArrayBuffer.isView(value) &&
+    !(value instanceof BigInt64Array || value instanceof BigUint64Array)
+  );
 }
 
 /** Throws ERR_MODEL_FORMAT for an architecture, value, tensor or shape the engine cannot run. */
@@ -126,7 +133,11 @@ export function ggufModel(gguf: GgufFile): NativeModel {
   return { config, files: gguf.paths, tensors };
 }
 
-function readConfig(metadata: GgufMetadata, gguf: GgufFile, architecture: string): NativeModelConfig {
+function readConfig(
+  metadata: GgufMetadata,
+  gguf: GgufFile,
+  architecture: string,
+): NativeModelConfig {
   const key = (name: string): string => `${architecture}.${name}`;
   const experts = metadata.integer(key('expert_count'), 0) ?? 0;
   if (experts > 0) metadata.fault(key('expert_count'), 'no experts (mixtures are not supported)');
@@ -154,7 +165,12 @@ function readConfig(metadata: GgufMetadata, gguf: GgufFile, architecture: string
     headDim,
     maxPosition: metadata.requireInteger(key('context_length'), 1),
     rmsNormEps: epsilon,
-    softmaxScale: softmaxScale(metadata, key, architecture, { hiddenSize, numHeads, headDim, numLayers }),
+    softmaxScale: softmaxScale(metadata, key, architecture, {
+      hiddenSize,
+      numHeads,
+      headDim,
+      numLayers,
+    }),
     embeddingScale: gemma ? Math.fround(Math.sqrt(hiddenSize)) : 1,
     logitSoftcap: metadata.number(key('final_logit_softcapping')) ?? 0,
     attentionSoftcap: metadata.number(key('attn_logit_softcapping')) ?? 0,
@@ -219,7 +235,8 @@ function readRopes(
 ): NativeModelConfig['ropes'] {
   const style = architecture === 'llama' ? STYLE_INTERLEAVED : STYLE_HALF;
   const dim = metadata.integer(key('rope.dimension_count'), 2, headDim) ?? headDim;
-  const theta = metadata.number(key('rope.freq_base')) ?? (architecture === 'gemma3' ? 1e6 : 10_000);
+  const theta =
+    metadata.number(key('rope.freq_base')) ?? (architecture === 'gemma3' ? 1e6 : 10_000);
   const parameters: RopeParameters = { theta, dim, ...readScaling(metadata, key) };
   const divisors = gguf.tensors.get(ROPE_DIVISORS);
   if (divisors) parameters.divisors = readDivisors(gguf, divisors, dim);
@@ -234,7 +251,8 @@ function readRopes(
 
 function readScaling(metadata: GgufMetadata, key: Key): Omit<RopeParameters, 'theta' | 'dim'> {
   const type = metadata.text(key('rope.scaling.type'));
-  const factor = metadata.number(key('rope.scaling.factor')) ?? metadata.number(key('rope.scale_linear'));
+  const factor =
+    metadata.number(key('rope.scaling.factor')) ?? metadata.number(key('rope.scale_linear'));
   if (type === undefined || type === 'none' || type === 'linear') {
     // llama.cpp reads a factor without a type as linear; 0 means none.
     const linear = type !== 'none' && factor !== undefined && factor !== 0 && factor !== 1;
@@ -291,7 +309,11 @@ function readLayers(
 }
 
 /** A period (every n-th layer is global), or one flag a layer (true = windowed). Default 6. */
-function readPattern(metadata: GgufMetadata, key: string, layers: number): (layer: number) => boolean {
+function readPattern(
+  metadata: GgufMetadata,
+  key: string,
+  layers: number,
+): (layer: number) => boolean {
   const value = metadata.get(key);
   if (isNumberArray(value)) {
     if (value.length !== layers) metadata.fault(key, `${layers} flags`);

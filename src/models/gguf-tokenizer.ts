@@ -33,7 +33,10 @@ export function ggufTokenizer(gguf: GgufFile, vocabSize: number): TokenizerDescr
   const metadata: GgufMetadata = new GgufMetadata(gguf);
   const model = metadata.text('tokenizer.ggml.model');
   if (model !== 'gpt2' && model !== 'llama') {
-    metadata.fault('tokenizer.ggml.model', '"gpt2" (byte-level BPE) or "llama" (SentencePiece BPE)');
+    metadata.fault(
+      'tokenizer.ggml.model',
+      '"gpt2" (byte-level BPE) or "llama" (SentencePiece BPE)',
+    );
   }
   const tokens = requireTable(metadata, 'tokenizer.ggml.tokens');
   if (tokens.length > vocabSize) {
@@ -106,7 +109,8 @@ function bpeSpec(
     metadata.fault('tokenizer.ggml.pre', `one of ${Object.keys(PRE_TOKENIZERS).join(', ')}`);
   }
   const merges = metadata.get('tokenizer.ggml.merges');
-  if (!(merges instanceof StringTable)) metadata.fault('tokenizer.ggml.merges', 'a list of strings');
+  if (!(merges instanceof StringTable))
+    metadata.fault('tokenizer.ggml.merges', 'a list of strings');
   return {
     kind: 'bpe',
     tokenBytes: tokens.bytes,

@@ -1,7 +1,7 @@
 /** Writes GGUF version 3: the header as one buffer, and synthetic models as whole files. */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { DTYPE_BLOCKS, type DTypeName } from '../types.js';
-import { GGML_TYPE_NAMES, GGUF_TYPES } from './gguf.js';
+import { GGML_TYPE_NAMES, GGUF_TYPES } from './gguf-format.js';
 import { GGUF_GLOBAL_TENSORS, GGUF_LAYER_TENSORS } from './gguf-model.js';
 import { unavailable } from './model-error.js';
 import { fillRandom, RandomBytes } from './random-tensor.js';
@@ -83,25 +83,32 @@ function writeValue(writer: ByteWriter, type: number, value: GgufEntry[2]): void
 }
 
 function writeScalar(writer: ByteWriter, type: number, value: number | boolean | string): void {
+  const number = Number(value);
   switch (type) {
     case GGUF_TYPES.STRING:
-      return writer.text(String(value));
+      writer.text(String(value));
+      break;
     case GGUF_TYPES.BOOL:
     case GGUF_TYPES.UINT8:
     case GGUF_TYPES.INT8:
-      return writer.raw(Buffer.from([Number(value) & 0xff]));
+      writer.raw(Buffer.from([number & 0xff]));
+      break;
     case GGUF_TYPES.UINT16:
     case GGUF_TYPES.INT16:
-      return writer.raw(Buffer.from([Number(value) & 0xff, (Number(value) >> 8) & 0xff]));
+      writer.raw(Buffer.from([number & 0xff, (number >> 8) & 0xff]));
+      break;
     case GGUF_TYPES.FLOAT32:
-      return writer.f32(Number(value));
+      writer.f32(number);
+      break;
     case GGUF_TYPES.FLOAT64:
-      return writer.f64(Number(value));
+      writer.f64(number);
+      break;
     case GGUF_TYPES.UINT64:
     case GGUF_TYPES.INT64:
-      return writer.u64(Number(value));
+      writer.u64(number);
+      break;
     default:
-      return writer.u32(Number(value));
+      writer.u32(number);
   }
 }
 
@@ -178,7 +185,7 @@ export function writeSyntheticGguf(shape: SyntheticShape, path: string, seed: nu
   const fd = openSync(temporary, 'w');
   try {
     writeAll(fd, header);
-    tensors.forEach((tensor, index) => writeTensor(fd, tensor, seed + index));
+    for (const [index, tensor] of tensors.entries()) writeTensor(fd, tensor, seed + index);
     fsyncSync(fd);
     closeSync(fd);
     renameSync(temporary, path);
@@ -191,7 +198,12 @@ export function writeSyntheticGguf(shape: SyntheticShape, path: string, seed: nu
 function planTensors(shape: SyntheticShape): PlannedTensor[] {
   const planned: PlannedTensor[] = [];
   let end = 0;
-  const add = (name: string, dtype: DTypeName, dims: number[], fixed: Float32Array | null): void => {
+  const add = (
+    name: string,
+    dtype: DTypeName,
+    dims: number[],
+    fixed: Float32Array | null,
+  ): void => {
     const [elements, blockBytes] = DTYPE_BLOCKS[dtype];
     const bytes = (dims[0]! / elements) * blockBytes * (dims[1] ?? 1);
     planned.push({ name, type: ggmlType(dtype), dims, offset: end, dtype, bytes, fixed });
@@ -261,7 +273,10 @@ function metadataOf(shape: SyntheticShape): GgufEntry[] {
 
 function writeTensor(fd: number, tensor: PlannedTensor, seed: number): void {
   if (tensor.fixed) {
-    writeAll(fd, Buffer.from(tensor.fixed.buffer, tensor.fixed.byteOffset, tensor.fixed.byteLength));
+    writeAll(
+      fd,
+      Buffer.from(tensor.fixed.buffer, tensor.fixed.byteOffset, tensor.fixed.byteLength),
+    );
   } else {
     const random = new RandomBytes(seed);
     const blockBytes = DTYPE_BLOCKS[tensor.dtype][1];

@@ -32,7 +32,12 @@ export class HeaderReader {
     const status = fstatSync(this.fd);
     if (!status.isFile()) {
       closeSync(this.fd);
-      throw formatError({ file: path, where: 'file', expected: 'a regular file', found: 'another kind' });
+      throw formatError({
+        file: path,
+        where: 'file',
+        expected: 'a regular file',
+        found: 'another kind',
+      });
     }
     this.size = status.size;
   }

@@ -40,7 +40,13 @@ const family = (architecture: string, values: Partial<Family> = {}): Family => (
   ...values,
 });
 
-const GEMMA3 = family('gemma3', { qkNorm: true, gemma: true, theta: 1e6, headDim: 256, tied: true });
+const GEMMA3 = family('gemma3', {
+  qkNorm: true,
+  gemma: true,
+  theta: 1e6,
+  headDim: 256,
+  tied: true,
+});
 const FAMILIES: Record<string, Family> = {
   LlamaForCausalLM: family('llama'),
   MistralForCausalLM: family('mistral'),
@@ -70,7 +76,12 @@ export function hfModel(folder: string): NativeModel {
 function requireWeights(folder: string): string {
   const names = ['model.safetensors', 'model.safetensors.index.json'];
   if (names.some((name) => existsSync(join(folder, name)))) return folder;
-  throw formatError({ file: folder, where: 'weights', expected: names.join(' or '), found: 'neither' });
+  throw formatError({
+    file: folder,
+    where: 'weights',
+    expected: names.join(' or '),
+    found: 'neither',
+  });
 }
 
 function readFamily(config: JsonFields): Family {
@@ -93,9 +104,11 @@ function readFamily(config: JsonFields): Family {
 function readConfig(outer: JsonFields, config: JsonFields, kind: Family): NativeModelConfig {
   refuseUnknownMeaning(config, kind);
   const gemma = kind.gemma;
-  const hiddenSize = config.integer('hidden_size', 1) ?? required(config, 'hidden_size', gemma ? 2304 : null);
+  const hiddenSize =
+    config.integer('hidden_size', 1) ?? required(config, 'hidden_size', gemma ? 2304 : null);
   const numHeads =
-    config.integer('num_attention_heads', 1) ?? required(config, 'num_attention_heads', gemma ? 8 : null);
+    config.integer('num_attention_heads', 1) ??
+    required(config, 'num_attention_heads', gemma ? 8 : null);
   const headDim = readHeadDim(config, kind, hiddenSize, numHeads);
   const maxPosition =
     config.integer('max_position_embeddings', 1) ??
@@ -106,10 +119,12 @@ function readConfig(outer: JsonFields, config: JsonFields, kind: Family): Native
   const context = { headDim, maxPosition, defaultTheta: kind.theta };
   return {
     architecture: kind.architecture,
-    vocabSize: config.integer('vocab_size', 1) ?? required(config, 'vocab_size', gemma ? 262_208 : null),
+    vocabSize:
+      config.integer('vocab_size', 1) ?? required(config, 'vocab_size', gemma ? 262_208 : null),
     hiddenSize,
     intermediateSize:
-      config.integer('intermediate_size', 1) ?? required(config, 'intermediate_size', gemma ? 9216 : null),
+      config.integer('intermediate_size', 1) ??
+      required(config, 'intermediate_size', gemma ? 9216 : null),
     numHeads,
     numKvHeads: config.integer('num_key_value_heads', 1, numHeads) ?? (gemma ? 4 : numHeads),
     headDim,
@@ -151,13 +166,15 @@ function refuseUnknownMeaning(config: JsonFields, kind: Family): void {
 function readHeadDim(config: JsonFields, kind: Family, hidden: number, heads: number): number {
   const explicit = config.integer('head_dim', 1) ?? kind.headDim;
   if (explicit !== null) return explicit;
-  if (hidden % heads !== 0) config.fault('num_attention_heads', `a divisor of hidden_size ${hidden}`);
+  if (hidden % heads !== 0)
+    config.fault('num_attention_heads', `a divisor of hidden_size ${hidden}`);
   return hidden / heads;
 }
 
 function readActivation(config: JsonFields, gemma: boolean): number {
   const key = gemma ? 'hidden_activation' : 'hidden_act';
-  const name = config.text(key) ?? config.text('hidden_act') ?? (gemma ? 'gelu_pytorch_tanh' : 'silu');
+  const name =
+    config.text(key) ?? config.text('hidden_act') ?? (gemma ? 'gelu_pytorch_tanh' : 'silu');
   if (name === 'silu' || name === 'swish') return 0;
   if (name === 'gelu_pytorch_tanh' || name === 'gelu_new') return 1;
   return config.fault(key, 'silu or gelu_pytorch_tanh');
@@ -218,7 +235,10 @@ function readLayerTypes(
     return (layer) => types[layer] === 'sliding_attention' && window > 0;
   }
   if (kind.gemma) {
-    const period = config.integer('sliding_window_pattern', 1) ?? config.integer('_sliding_window_pattern', 1) ?? 6;
+    const period =
+      config.integer('sliding_window_pattern', 1) ??
+      config.integer('_sliding_window_pattern', 1) ??
+      6;
     return (layer) => (layer + 1) % period !== 0;
   }
   if (kind.architecture === 'mistral') return () => window > 0;

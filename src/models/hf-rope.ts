@@ -12,17 +12,26 @@ export interface RopeContext {
 }
 
 /** Parameters of the layers of one type ('full_attention' or 'sliding_attention'). */
-export function hfRope(config: JsonFields, layerType: string, context: RopeContext): RopeParameters {
+export function hfRope(
+  config: JsonFields,
+  layerType: string,
+  context: RopeContext,
+): RopeParameters {
   const modern = config.child('rope_parameters');
   const nested = modern?.child(layerType) ?? null;
-  const isNested = modern?.get('full_attention') !== undefined || modern?.get('sliding_attention') !== undefined;
+  const isNested =
+    modern?.get('full_attention') !== undefined || modern?.get('sliding_attention') !== undefined;
   const fields = nested ?? (isNested ? null : (modern ?? config.child('rope_scaling') ?? null));
   const theta = fields?.number('rope_theta') ?? config.number('rope_theta') ?? context.defaultTheta;
   return parameters(config, fields, theta, context);
 }
 
 /** Gemma 3: global layers take rope_theta and rope_scaling, local ones rope_local_base_freq alone. */
-export function gemmaRope(config: JsonFields, layerType: string, context: RopeContext): RopeParameters {
+export function gemmaRope(
+  config: JsonFields,
+  layerType: string,
+  context: RopeContext,
+): RopeParameters {
   const local = layerType === 'sliding_attention';
   const nested = config.child('rope_parameters')?.child(layerType) ?? null;
   const fields = nested ?? (local ? null : (config.child('rope_scaling') ?? null));
@@ -52,7 +61,9 @@ function parameters(
     fields.integer('original_max_position_embeddings', 1) ??
     context.maxPosition;
   result.originalMaxPosition = original;
-  const factor = fields.number('factor') ?? (result.type === 'yarn' ? context.maxPosition / original : undefined);
+  const factor =
+    fields.number('factor') ??
+    (result.type === 'yarn' ? context.maxPosition / original : undefined);
   assign(result, 'factor', factor);
   assign(result, 'lowFreqFactor', fields.number('low_freq_factor'));
   assign(result, 'highFreqFactor', fields.number('high_freq_factor'));

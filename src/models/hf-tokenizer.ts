@@ -79,7 +79,7 @@ function readVocabulary(tokenizer: JsonFields, model: JsonFields, byteLevel: boo
   let size = 0;
   const place = (text: string, id: unknown): void => {
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= VOCABULARY_MAX) {
-      return model.fault('vocab', `ids from 0 to ${VOCABULARY_MAX - 1}`);
+      model.fault('vocab', `ids from 0 to ${VOCABULARY_MAX - 1}`);
     }
     ids.set(text, id);
     size = Math.max(size, id + 1);
@@ -88,12 +88,12 @@ function readVocabulary(tokenizer: JsonFields, model: JsonFields, byteLevel: boo
   const special = new Set<string>();
   const addedTypes = new Map<number, number>();
   for (const entry of added) {
-    if (!isRecord(entry) || typeof entry['content'] !== 'string') {
+    if (!isRecord(entry) || typeof entry.content !== 'string') {
       return tokenizer.fault('added_tokens', 'a list of objects with id and content');
     }
-    place(entry['content'], entry['id']);
-    addedTypes.set(entry['id'] as number, entry['special'] === true ? TOKEN_CONTROL : TOKEN_USER_DEFINED);
-    if (entry['special'] === true) special.add(entry['content']);
+    place(entry.content, entry.id);
+    addedTypes.set(entry.id as number, entry.special === true ? TOKEN_CONTROL : TOKEN_USER_DEFINED);
+    if (entry.special === true) special.add(entry.content);
   }
   const texts = new Array<string>(size);
   const types = new Uint8Array(size).fill(TOKEN_UNUSED);
@@ -116,7 +116,11 @@ function byteLevelNormalization(tokenizer: JsonFields): 'NFC' | undefined {
   return tokenizer.fault('normalizer', 'none or NFC for byte-level BPE');
 }
 
-function bpeSpec(model: JsonFields, steps: JsonFields[], vocabulary: Vocabulary): NativeTokenizerSpec {
+function bpeSpec(
+  model: JsonFields,
+  steps: JsonFields[],
+  vocabulary: Vocabulary,
+): NativeTokenizerSpec {
   const tokens = StringTable.from(vocabulary.texts);
   const merges = StringTable.from(readMerges(model));
   return {
@@ -139,7 +143,8 @@ function readMerges(model: JsonFields): string[] {
   const list = model.list('merges') ?? model.fault('merges', 'a list');
   return list.map((entry) => {
     if (typeof entry === 'string') return entry;
-    const pair = Array.isArray(entry) && entry.length === 2 && entry.every((e) => typeof e === 'string');
+    const pair =
+      Array.isArray(entry) && entry.length === 2 && entry.every((e) => typeof e === 'string');
     return pair ? `${entry[0]} ${entry[1]}` : model.fault('merges', 'strings or pairs of strings');
   });
 }
@@ -206,7 +211,8 @@ function scoresOfMerges(model: JsonFields, vocabulary: Vocabulary): Float32Array
     // A piece may be a newline run but never holds a space: the mark stands for it.
     const cut = merge.indexOf(' ');
     const id = vocabulary.ids.get(merge.slice(0, cut) + merge.slice(cut + 1));
-    if (id === undefined || cut < 0) return model.fault('merges', 'only merges into tokens of vocab');
+    if (id === undefined || cut < 0)
+      return model.fault('merges', 'only merges into tokens of vocab');
     if (ranked[id]) continue;
     ranked[id] = 1;
     scores[id] = -rank;
@@ -228,11 +234,16 @@ function spaceRules(tokenizer: JsonFields, steps: JsonFields[]): boolean {
     const type = step.text('type');
     // With spaces already replaced, a split on them cuts nothing.
     if (type === 'Split' && marks && step.child('pattern')?.text('String') === ' ') continue;
-    if (type !== 'Metaspace' || step.text('replacement') !== SPACE_MARK || step.flag('split') === true) {
+    if (
+      type !== 'Metaspace' ||
+      step.text('replacement') !== SPACE_MARK ||
+      step.flag('split') === true
+    ) {
       return step.fault('type', `Metaspace with "${SPACE_MARK}" and split false`);
     }
     marks = true;
-    const scheme = step.text('prepend_scheme') ?? (step.flag('add_prefix_space') === false ? 'never' : 'always');
+    const scheme =
+      step.text('prepend_scheme') ?? (step.flag('add_prefix_space') === false ? 'never' : 'always');
     prefix = scheme !== 'never';
   }
   if (!marks) tokenizer.fault('normalizer', `a rule that writes spaces as "${SPACE_MARK}"`);
@@ -248,13 +259,18 @@ type SpecialTokens = Pick<
   'bosTokenId' | 'eosTokenIds' | 'addBos' | 'addEos' | 'bosToken' | 'eosToken'
 >;
 
-function specialTokens(folder: string, tokenizer: JsonFields, vocabulary: Vocabulary): SpecialTokens {
+function specialTokens(
+  folder: string,
+  tokenizer: JsonFields,
+  vocabulary: Vocabulary,
+): SpecialTokens {
   const settings = optionalFile(folder, 'tokenizer_config.json');
   const tokenMap = optionalFile(folder, 'special_tokens_map.json');
   const config = optionalFile(folder, 'config.json');
   const generation = optionalFile(folder, 'generation_config.json');
   const template = templateOf(tokenizer);
-  const text = (name: string): string => tokenText(settings, name) ?? tokenText(tokenMap, name) ?? '';
+  const text = (name: string): string =>
+    tokenText(settings, name) ?? tokenText(tokenMap, name) ?? '';
   const bosToken = text('bos_token');
   const eosToken = text('eos_token');
   const lookUp = (token: string): number | null => vocabulary.ids.get(token) ?? null;
@@ -286,19 +302,23 @@ function optionalFile(folder: string, name: string): JsonFields | null {
 function tokenText(fields: JsonFields | null, name: string): string | undefined {
   const value = fields?.get(name);
   if (typeof value === 'string') return value;
-  if (isRecord(value) && typeof value['content'] === 'string') return value['content'];
+  if (isRecord(value) && typeof value.content === 'string') return value.content;
   return undefined;
 }
 
 function idsOf(fields: JsonFields | null, vocabulary: Vocabulary): number[] {
   const value = fields?.get('eos_token_id') ?? fields?.child('text_config')?.get('eos_token_id');
   const list = Array.isArray(value) ? value : [value];
-  return list.filter((id): id is number => Number.isInteger(id) && id >= 0 && id < vocabulary.texts.length);
+  return list.filter(
+    (id): id is number => Number.isInteger(id) && id >= 0 && id < vocabulary.texts.length,
+  );
 }
 
 /** The flags count for the tokenizer classes that read them; the post-processor for all others. */
 function addsToken(settings: JsonFields | null, flag: string, byTemplate: boolean): boolean {
-  const reads = /^(Code)?(Llama|Gemma)Tokenizer(Fast)?$/.test(settings?.text('tokenizer_class') ?? '');
+  const reads = /^(Code)?(Llama|Gemma)Tokenizer(Fast)?$/.test(
+    settings?.text('tokenizer_class') ?? '',
+  );
   return (reads ? settings?.flag(flag) : undefined) ?? byTemplate;
 }
 
@@ -307,13 +327,13 @@ function templateOf(tokenizer: JsonFields): { first: string | null; last: string
   for (const step of sequence(tokenizer.child('post_processor'), 'processors')) {
     if (step.text('type') !== 'TemplateProcessing') continue;
     const items = step.list('single') ?? [];
-    const at = items.findIndex((item) => isRecord(item) && isRecord(item['Sequence']));
+    const at = items.findIndex((item) => isRecord(item) && isRecord(item.Sequence));
     if (at < 0 || at > 1 || items.length - at > 2) {
       step.fault('single', 'at most one special token before and one after the text');
     }
     const special = (item: unknown): string | null => {
-      const token = isRecord(item) ? item['SpecialToken'] : undefined;
-      return isRecord(token) && typeof token['id'] === 'string' ? token['id'] : null;
+      const token = isRecord(item) ? item.SpecialToken : undefined;
+      return isRecord(token) && typeof token.id === 'string' ? token.id : null;
     };
     return { first: at === 1 ? special(items[0]) : null, last: special(items[at + 1]) };
   }
@@ -328,8 +348,8 @@ function readChatTemplate(folder: string): string | null {
     const value = optionalFile(folder, name)?.get('chat_template');
     if (typeof value === 'string') return value;
     if (!Array.isArray(value)) continue;
-    const entry = value.find((item) => isRecord(item) && item['name'] === 'default');
-    if (isRecord(entry) && typeof entry['template'] === 'string') return entry['template'];
+    const entry = value.find((item) => isRecord(item) && item.name === 'default');
+    if (isRecord(entry) && typeof entry.template === 'string') return entry.template;
   }
   return null;
 }
@@ -342,7 +362,7 @@ export function hfDefaults(folder: string): {
   repetitionPenalty?: number;
 } {
   const generation = optionalFile(folder, 'generation_config.json');
-  if (!generation || generation.flag('do_sample') !== true) return {};
+  if (generation?.flag('do_sample') !== true) return {};
   const temperature = generation.number('temperature');
   const topP = generation.number('top_p');
   const topK = generation.integer('top_k', 0);

@@ -19,7 +19,12 @@ export function readJson(path: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw formatError({ file: path, where: 'file', expected: 'JSON', found: (error as Error).message });
+    throw formatError({
+      file: path,
+      where: 'file',
+      expected: 'JSON',
+      found: (error as Error).message,
+    });
   }
 }
 

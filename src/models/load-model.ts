@@ -24,7 +24,9 @@ export function loadModel(path: string, name?: string): ModelDescription {
   if (!existsSync(path)) throw unavailable(`${path}: no such file or folder`);
   if (!statSync(path).isDirectory()) return loadGguf(path, name);
   if (!existsSync(join(path, 'config.json'))) {
-    throw unavailable(`${path}: a folder without config.json; name the .gguf file or a checkpoint's folder`);
+    throw unavailable(
+      `${path}: a folder without config.json; name the .gguf file or a checkpoint's folder`,
+    );
   }
   return loadFolder(path, name);
 }
@@ -87,7 +89,9 @@ export function fingerprint(model: NativeModel): string {
   try {
     const sample = Buffer.alloc(SAMPLE_BYTES);
     for (const tensor of [...model.tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
-      hash.update(JSON.stringify([tensor.name, tensor.dtype, tensor.rows, tensor.cols, tensor.seed]));
+      hash.update(
+        JSON.stringify([tensor.name, tensor.dtype, tensor.rows, tensor.cols, tensor.seed]),
+      );
       if (tensor.file < 0) continue;
       const bytes = tensorBytes(tensor);
       const length = Math.min(SAMPLE_BYTES, bytes);

@@ -22,11 +22,7 @@ export function formatError(fault: FormatFault): EngineError {
 
 /** An ERR_MODEL_UNAVAILABLE error: the model could not be found, fetched or stored. */
 export function unavailable(message: string, cause?: unknown): EngineError {
-  return new EngineError(
-    'ERR_MODEL_UNAVAILABLE',
-    message,
-    cause === undefined ? {} : { cause },
-  );
+  return new EngineError('ERR_MODEL_UNAVAILABLE', message, cause === undefined ? {} : { cause });
 }
 
 /** A short rendering of an untrusted value for messages. */

@@ -32,7 +32,7 @@ export async function pipDownload(
       throw unavailable(`pypi: expected NAME==VERSION, received ${JSON.stringify(requirement)}`);
     }
   }
-  const python = context.env['LONGHAUL_PYTHON'] || 'python3';
+  const python = context.env.LONGHAUL_PYTHON || 'python3';
   const args = ['-m', 'pip', 'download', '--no-deps', '--only-binary', ':all:', '--no-input'];
   args.push('--disable-pip-version-check', '--dest', folder, '--', ...requirements);
   // pip assembles a file in TMPDIR first: ours, so that its growth can be watched and it fits.
@@ -48,7 +48,10 @@ export async function pipDownload(
   };
   child.stdout.on('data', listen);
   child.stderr.on('data', listen);
-  const label = requirements.length === 1 ? requirements[0]! : `${requirements[0]!} and ${requirements.length - 1} more`;
+  const label =
+    requirements.length === 1
+      ? requirements[0]!
+      : `${requirements[0]!} and ${requirements.length - 1} more`;
   const poll = setInterval(() => {
     if (!answered) return;
     const total = announcedBytes(output);
@@ -68,7 +71,8 @@ export async function pipDownload(
       child.on('close', resolve);
     });
     context.signal.throwIfAborted();
-    if (code !== 0) throw unavailable(`pip download ${requirements.join(' ')}: ${lastWords(output)}`);
+    if (code !== 0)
+      throw unavailable(`pip download ${requirements.join(' ')}: ${lastWords(output)}`);
   } catch (error) {
     context.signal.throwIfAborted();
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') {

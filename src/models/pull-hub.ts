@@ -2,14 +2,15 @@
  * Models of the Hugging Face hub, through @huggingface/hub: one file, a split GGUF, or a checkpoint
  * folder. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured; transfers resume.
  */
-import type { ListFileEntry } from '@huggingface/hub';
+
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import type { ListFileEntry } from '@huggingface/hub';
 import { EngineError } from '../errors.js';
 import { fileSize, finishFile, makeFolder, modelPath, storageError, withLock } from './cache.js';
 import { unavailable } from './model-error.js';
-import { causeOf } from './pull-url.js';
 import type { ExpectedFile, PullContext } from './pull-types.js';
+import { causeOf } from './pull-url.js';
 
 export interface HubSource {
   repo: string;
@@ -23,7 +24,11 @@ const CHECKPOINT_FILES =
 const SPLIT_PART = /-(\d{5})-of-(\d{5})\.gguf$/;
 
 /** Returns the local file or folder. Throws ERR_MODEL_UNAVAILABLE. */
-export async function pullHub(source: HubSource, expected: ExpectedFile, context: PullContext): Promise<string> {
+export async function pullHub(
+  source: HubSource,
+  expected: ExpectedFile,
+  context: PullContext,
+): Promise<string> {
   const folder = hubFolder(source, context.cache);
   const cached = cachedCopy(source, folder);
   if (cached !== null) return cached;
@@ -36,7 +41,10 @@ export async function pullHub(source: HubSource, expected: ExpectedFile, context
     for (const file of files) await pullOne(source, file, folder, expected, context);
     const names = files.map((file) => file.path);
     if (source.file === null) writeFileSync(join(folder, SELECTION), JSON.stringify(names));
-    return modelOf(folder, names.map((name) => localPath(folder, name)));
+    return modelOf(
+      folder,
+      names.map((name) => localPath(folder, name)),
+    );
   } catch (error) {
     if (context.signal.aborted || error instanceof EngineError) throw error;
     throw unavailable(`hf:${source.repo}: ${causeOf(error)}`, error);
@@ -44,7 +52,7 @@ export async function pullHub(source: HubSource, expected: ExpectedFile, context
 }
 
 export function isOffline(env: NodeJS.ProcessEnv): boolean {
-  return /^(1|true|yes|on)$/i.test(env['HF_HUB_OFFLINE'] ?? '');
+  return /^(1|true|yes|on)$/i.test(env.HF_HUB_OFFLINE ?? '');
 }
 
 function hubFolder(source: HubSource, cache: string): string {
@@ -83,13 +91,16 @@ function partNames(path: string): string[] {
   const match = SPLIT_PART.exec(path);
   if (!match) return [path];
   const stem = path.slice(0, match.index);
-  return Array.from({ length: Number(match[2]) }, (_, i) => `${stem}-${String(i + 1).padStart(5, '0')}-of-${match[2]}.gguf`);
+  return Array.from(
+    { length: Number(match[2]) },
+    (_, i) => `${stem}-${String(i + 1).padStart(5, '0')}-of-${match[2]}.gguf`,
+  );
 }
 
 /** The hub client's parameters that say where and as whom. */
 function access(source: HubSource, context: PullContext) {
-  const token = context.env['HF_TOKEN'];
-  const endpoint = context.env['HF_ENDPOINT'];
+  const token = context.env.HF_TOKEN;
+  const endpoint = context.env.HF_ENDPOINT;
   return {
     repo: { type: 'model' as const, name: source.repo },
     revision: source.revision,
@@ -125,8 +136,11 @@ function choose(entries: ListFileEntry[], source: HubSource): ListFileEntry[] {
     );
   }
   const files = entries.filter((entry) => CHECKPOINT_FILES.test(entry.path));
-  const whole = files.some((file) => file.path.endsWith('.safetensors')) && files.some((file) => file.path === 'config.json');
-  if (!whole) throw unavailable(`hf:${source.repo}: neither a .gguf file nor config.json with safetensors`);
+  const whole =
+    files.some((file) => file.path.endsWith('.safetensors')) &&
+    files.some((file) => file.path === 'config.json');
+  if (!whole)
+    throw unavailable(`hf:${source.repo}: neither a .gguf file nor config.json with safetensors`);
   return files;
 }
 
@@ -144,12 +158,22 @@ async function pullOne(
     const partial = `${target}.partial`;
     await transfer(source, file, partial, context);
     const sha256 = expected.sha256 ?? file.lfs?.oid;
-    await finishFile(partial, target, { sha256, bytes: file.lfs?.size ?? file.size }, context.signal);
+    await finishFile(
+      partial,
+      target,
+      { sha256, bytes: file.lfs?.size ?? file.size },
+      context.signal,
+    );
   });
 }
 
 /** Appends what is missing; content addressing makes a resumed file checkable as a whole. */
-async function transfer(source: HubSource, file: ListFileEntry, partial: string, context: PullContext): Promise<void> {
+async function transfer(
+  source: HubSource,
+  file: ListFileEntry,
+  partial: string,
+  context: PullContext,
+): Promise<void> {
   const { downloadFile } = await import('@huggingface/hub');
   const total = file.lfs?.size ?? file.size;
   let done = fileSize(partial) ?? 0;

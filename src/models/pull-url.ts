@@ -16,7 +16,11 @@ const ATTEMPTS = 5;
 const RETRY_FIRST_MS = 500;
 
 /** Fetches `url` into the cache, or returns the copy that is there. */
-export async function pullUrl(url: string, expected: ExpectedFile, context: PullContext): Promise<string> {
+export async function pullUrl(
+  url: string,
+  expected: ExpectedFile,
+  context: PullContext,
+): Promise<string> {
   const parsed = new URL(url);
   const name = basename(decodeURIComponent(parsed.pathname)) || 'model.gguf';
   const key = createHash('sha256').update(url).digest('hex').slice(0, 16);
@@ -127,7 +131,8 @@ async function writeBody(
   } finally {
     closeSync(fd);
   }
-  if (total !== null && done < total) throw new Error(`connection closed after ${done} of ${total} bytes`);
+  if (total !== null && done < total)
+    throw new Error(`connection closed after ${done} of ${total} bytes`);
 }
 
 function writeAt(fd: number, path: string, chunk: Uint8Array, position: number): void {
@@ -156,7 +161,8 @@ function totalOf(response: Response): number | null {
 /** Strong validators only: a weak one does not promise equal bytes. */
 function writeValidator(partial: string, response: Response): void {
   const etag = response.headers.get('etag');
-  const strong = etag !== null && !etag.startsWith('W/') ? etag : response.headers.get('last-modified');
+  const strong =
+    etag !== null && !etag.startsWith('W/') ? etag : response.headers.get('last-modified');
   try {
     if (strong === null) rmSync(`${partial}.validator`, { force: true });
     else writeFileSync(`${partial}.validator`, strong);

@@ -100,8 +100,12 @@ export function fillRandom(dtype: DTypeName, bytes: Buffer, random: RandomBytes)
   const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2);
   random.fill(words);
   for (let i = words.length * 4; i < bytes.length; i++) bytes[i] = random.next() & 0xff;
-  if (dtype === 'F32') return fillFloats(words, bytes);
-  if (dtype === 'F16' || dtype === 'BF16') return fillHalves(dtype, bytes);
+  if (dtype === 'F32') fillFloats(words, bytes);
+  else if (dtype === 'F16' || dtype === 'BF16') fillHalves(dtype, bytes);
+  else fixScales(dtype, bytes);
+}
+
+function fixScales(dtype: DTypeName, bytes: Buffer): void {
   const [, blockBytes] = DTYPE_BLOCKS[dtype];
   const scales = scalesOf(dtype);
   for (let block = 0; block < bytes.length; block += blockBytes) {

@@ -118,7 +118,11 @@ function scaleYarn(frequencies: Float64Array, p: RopeParameters, where: string):
   return magnitude(1);
 }
 
-function divide(frequencies: Float64Array, divisors: Float32Array | undefined, where: string): void {
+function divide(
+  frequencies: Float64Array,
+  divisors: Float32Array | undefined,
+  where: string,
+): void {
   if (!divisors) return;
   if (divisors.length !== frequencies.length) {
     throw invalid(where, 'frequency divisors', `${frequencies.length} of them`, divisors.length);

@@ -54,9 +54,14 @@ export function readSafetensorsFolder(folder: string): SafetensorsFiles {
 
 function readWeightMap(index: string): Map<string, string> {
   const json = readJson(index);
-  const map = isRecord(json) ? json['weight_map'] : undefined;
+  const map = isRecord(json) ? json.weight_map : undefined;
   if (!isRecord(map)) {
-    throw formatError({ file: index, where: 'weight_map', expected: 'an object', found: shown(map) });
+    throw formatError({
+      file: index,
+      where: 'weight_map',
+      expected: 'an object',
+      found: shown(map),
+    });
   }
   const result = new Map<string, string>();
   for (const [tensor, name] of Object.entries(map)) {
@@ -128,7 +133,13 @@ function readTable(path: string, text: string, file: number, size: number): Safe
     throw formatError({ file: path, where: 'header', offset: 8, expected: 'JSON', found });
   }
   if (!isRecord(json)) {
-    throw formatError({ file: path, where: 'header', offset: 8, expected: 'an object', found: shown(json) });
+    throw formatError({
+      file: path,
+      where: 'header',
+      offset: 8,
+      expected: 'an object',
+      found: shown(json),
+    });
   }
   const data = 8 + Buffer.byteLength(text, 'utf8');
   const tensors: SafetensorsTensor[] = [];
@@ -156,17 +167,28 @@ function readEntry(
   };
   if (!isRecord(entry)) return fault('entry', 'an object', entry);
   const { dtype, shape, data_offsets: range } = entry;
-  if (!SUPPORTED.includes(dtype as DTypeName)) return fault('dtype', `one of ${SUPPORTED.join(', ')}`, dtype);
-  if (!isCountList(shape) || shape.length > 8) return fault('shape', 'a list of whole numbers', shape);
-  if (!isCountList(range) || range.length !== 2) return fault('data_offsets', 'two whole numbers', range);
+  if (!SUPPORTED.includes(dtype as DTypeName))
+    return fault('dtype', `one of ${SUPPORTED.join(', ')}`, dtype);
+  if (!isCountList(shape) || shape.length > 8)
+    return fault('shape', 'a list of whole numbers', shape);
+  if (!isCountList(range) || range.length !== 2)
+    return fault('data_offsets', 'two whole numbers', range);
   const [begin, end] = range as [number, number];
   let bytes: number = DTYPE_BLOCKS[dtype as DTypeName][1];
   for (const dim of shape) bytes *= dim;
-  if (end - begin !== bytes) return fault('data_offsets', `a range of ${bytes} bytes`, `${begin} to ${end}`);
+  if (end - begin !== bytes)
+    return fault('data_offsets', `a range of ${bytes} bytes`, `${begin} to ${end}`);
   if (place.data + end > place.size) {
     return fault('data_offsets', `an end within the file's ${place.size} bytes`, place.data + end);
   }
-  return { name, dtype: dtype as DTypeName, shape, file: place.file, offset: place.data + begin, bytes };
+  return {
+    name,
+    dtype: dtype as DTypeName,
+    shape,
+    file: place.file,
+    offset: place.data + begin,
+    bytes,
+  };
 }
 
 function isCountList(value: unknown): value is number[] {

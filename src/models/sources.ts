@@ -63,7 +63,10 @@ export async function resolveModel(text: string, options: ResolveOptions): Promi
     return { path: await resolveKnown(source.model, context), name: source.model.name };
   }
   const path = await fetchSource(source, {}, context);
-  return { path, name: source.kind === 'hub' && source.file === null ? basename(source.repo) : null };
+  return {
+    path,
+    name: source.kind === 'hub' && source.file === null ? basename(source.repo) : null,
+  };
 }
 
 /** The cached file of a known model, or null: no network, no waiting. */
@@ -86,7 +89,11 @@ function makeContext(options: ResolveOptions): PullContext {
   };
 }
 
-async function fetchSource(source: Source, expected: ExpectedFile, context: PullContext): Promise<string> {
+async function fetchSource(
+  source: Source,
+  expected: ExpectedFile,
+  context: PullContext,
+): Promise<string> {
   switch (source.kind) {
     case 'hub':
       return pullHub(source, expected, context);
@@ -141,7 +148,9 @@ async function race(model: KnownModel, context: PullContext): Promise<string> {
     }
     context.signal.throwIfAborted();
     for (const attempt of failed) {
-      failures.push(`${attempt.source}: ${await attempt.result.catch((error: Error) => error.message)}`);
+      failures.push(
+        `${attempt.source}: ${await attempt.result.catch((error: Error) => error.message)}`,
+      );
     }
     waiting = waiting.filter((source) => !failed.some((attempt) => attempt.source === source));
   }
@@ -159,7 +168,12 @@ function startAttempt(source: string, model: KnownModel, context: PullContext): 
   const onProgress = (progress: PullProgress): void => {
     if (!signal.aborted) context.onProgress(progress);
   };
-  const result = fetchSource(parseSource(source), expected, { ...context, signal, onProgress, onAnswer });
+  const result = fetchSource(parseSource(source), expected, {
+    ...context,
+    signal,
+    onProgress,
+    onAnswer,
+  });
   result.catch(() => {}); // observed by whoever awaits it; losers are not an unhandled rejection
   return { source, controller, answered, result };
 }

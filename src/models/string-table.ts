@@ -27,7 +27,9 @@ export class StringTable {
   text(index: number): string {
     const start = this.offsets[index]!;
     const end = this.offsets[index + 1]!;
-    return Buffer.from(this.bytes.buffer, this.bytes.byteOffset + start, end - start).toString('utf8');
+    return Buffer.from(this.bytes.buffer, this.bytes.byteOffset + start, end - start).toString(
+      'utf8',
+    );
   }
 
   /** The index of the first string equal to `text`, or -1. */

@@ -120,7 +120,16 @@ export const SYNTHETIC_SHAPES: Readonly<Record<string, SyntheticShape>> = {
   },
 };
 
-type SizeField = 'hidden' | 'intermediate' | 'layers' | 'heads' | 'kvHeads' | 'headDim' | 'vocab' | 'context' | 'window';
+type SizeField =
+  | 'hidden'
+  | 'intermediate'
+  | 'layers'
+  | 'heads'
+  | 'kvHeads'
+  | 'headDim'
+  | 'vocab'
+  | 'context'
+  | 'window';
 const SIZE_KEYS: Record<string, { field: SizeField; min: number; max: number }> = {
   hidden: { field: 'hidden', min: 32, max: 65_536 },
   intermediate: { field: 'intermediate', min: 32, max: 262_144 },
@@ -143,7 +152,11 @@ export function parseShape(text: string): SyntheticShape {
   const first = parts[0]!;
   const named = first.includes('=') ? undefined : first;
   if (named !== undefined && !Object.hasOwn(SYNTHETIC_SHAPES, named)) {
-    throw invalid('shape', `one of ${Object.keys(SYNTHETIC_SHAPES).join(', ')}, or KEY=VALUE sizes`, named);
+    throw invalid(
+      'shape',
+      `one of ${Object.keys(SYNTHETIC_SHAPES).join(', ')}, or KEY=VALUE sizes`,
+      named,
+    );
   }
   const shape: SyntheticShape = { ...SYNTHETIC_SHAPES[named ?? 'tiny']! };
   const given = new Set<string>();
@@ -155,7 +168,8 @@ export function parseShape(text: string): SyntheticShape {
     assign(shape, key, part.slice(cut + 1));
   }
   if (given.size > 0) shape.name = named === undefined ? 'custom' : `${named}-custom`;
-  if (given.has('heads') && !given.has('kv_heads') && named === undefined) shape.kvHeads = shape.heads;
+  if (given.has('heads') && !given.has('kv_heads') && named === undefined)
+    shape.kvHeads = shape.heads;
   if ((given.has('heads') || given.has('hidden')) && !given.has('head_dim')) {
     shape.headDim = shape.hidden / shape.heads;
   }
@@ -171,7 +185,8 @@ function assign(shape: SyntheticShape, key: string, value: string): void {
     if (!valid) throw invalid(key, `a whole number from ${size.min} to ${size.max}`, value);
     shape[size.field] = number;
   } else if (key === 'dtype') {
-    if (!Object.hasOwn(DTYPES, value)) throw invalid(key, `one of ${Object.keys(DTYPES).join(', ')}`, value);
+    if (!Object.hasOwn(DTYPES, value))
+      throw invalid(key, `one of ${Object.keys(DTYPES).join(', ')}`, value);
     shape.dtype = value as DTypeName;
   } else if (key === 'arch') {
     const known = ARCHITECTURES.find((name) => name === value);
@@ -192,14 +207,16 @@ function assign(shape: SyntheticShape, key: string, value: string): void {
 
 function checkShape(shape: SyntheticShape): void {
   if (shape.hidden % 32 !== 0) throw invalid('hidden', 'a multiple of 32', shape.hidden);
-  if (shape.intermediate % 32 !== 0) throw invalid('intermediate', 'a multiple of 32', shape.intermediate);
+  if (shape.intermediate % 32 !== 0)
+    throw invalid('intermediate', 'a multiple of 32', shape.intermediate);
   if (!Number.isInteger(shape.headDim) || shape.headDim % 2 !== 0) {
     throw invalid('head_dim', 'an even number (hidden / heads unless given)', shape.headDim);
   }
   if ((shape.heads * shape.headDim) % 32 !== 0) {
     throw invalid('heads', 'heads * head_dim a multiple of 32', shape.heads * shape.headDim);
   }
-  if (shape.heads % shape.kvHeads !== 0) throw invalid('kv_heads', `a divisor of ${shape.heads}`, shape.kvHeads);
+  if (shape.heads % shape.kvHeads !== 0)
+    throw invalid('kv_heads', `a divisor of ${shape.heads}`, shape.kvHeads);
   if (shape.architecture === 'gemma3' && shape.window === 0) shape.window = 512;
 }
 
@@ -266,7 +283,12 @@ export function syntheticConfig(shape: SyntheticShape): NativeModelConfig {
 const NARROW: Partial<Record<DTypeName, DTypeName>> = { Q4_K: 'Q5_0', Q5_K: 'Q5_1', Q6_K: 'Q8_0' };
 
 /** The type of one tensor: vectors in F32, the vocabulary's tables in 8 bits at least. */
-export function tensorType(shape: SyntheticShape, name: string, rows: number, cols: number): DTypeName {
+export function tensorType(
+  shape: SyntheticShape,
+  name: string,
+  rows: number,
+  cols: number,
+): DTypeName {
   if (rows === 1) return 'F32';
   const wide = shape.dtype === 'F32' || shape.dtype === 'F16' || shape.dtype === 'BF16';
   if (!wide && (name === 'token_embedding' || name === 'lm_head')) return 'Q8_0';

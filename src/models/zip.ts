@@ -5,7 +5,7 @@
  */
 import { closeSync, createReadStream, fstatSync, openSync, readSync } from 'node:fs';
 import { pipeline } from 'node:stream';
-import { createInflateRaw, crc32 } from 'node:zlib';
+import { crc32, createInflateRaw } from 'node:zlib';
 import { formatError } from './model-error.js';
 
 export interface ZipEntry {
@@ -62,7 +62,8 @@ function findDirectory(path: string, fd: number, size: number): { offset: number
     const position = safe(path, tail.readBigUInt64LE(at - 20 + 8));
     if (position + 56 > size) fault(path, 'ZIP64 end', `an offset below ${size}`, position);
     const end = readRange(path, fd, position, 56);
-    if (end.readUInt32LE(0) !== END64_SIGNATURE) fault(path, 'ZIP64 end', 'its signature', 'other bytes');
+    if (end.readUInt32LE(0) !== END64_SIGNATURE)
+      fault(path, 'ZIP64 end', 'its signature', 'other bytes');
     bytes = safe(path, end.readBigUInt64LE(40));
     offset = safe(path, end.readBigUInt64LE(48));
   }
@@ -87,7 +88,8 @@ function readDirectory(path: string, directory: Buffer, size: number): ZipEntry[
     const nameBytes = directory.readUInt16LE(at + 28);
     const extraBytes = directory.readUInt16LE(at + 30);
     const next = at + 46 + nameBytes + extraBytes + directory.readUInt16LE(at + 32);
-    if (next > directory.length) fault(path, `entry ${entries.length}`, 'a whole header', 'a cut one');
+    if (next > directory.length)
+      fault(path, `entry ${entries.length}`, 'a whole header', 'a cut one');
     const entry: ZipEntry = {
       name: directory.toString('utf8', at + 46, at + 46 + nameBytes),
       method: directory.readUInt16LE(at + 10),
@@ -96,7 +98,11 @@ function readDirectory(path: string, directory: Buffer, size: number): ZipEntry[
       bytes: directory.readUInt32LE(at + 24),
       offset: directory.readUInt32LE(at + 42),
     };
-    applyZip64(path, entry, directory.subarray(at + 46 + nameBytes, at + 46 + nameBytes + extraBytes));
+    applyZip64(
+      path,
+      entry,
+      directory.subarray(at + 46 + nameBytes, at + 46 + nameBytes + extraBytes),
+    );
     if (entry.offset + 30 + entry.compressedBytes > size) {
       fault(path, `entry ${entry.name}`, `a range inside ${size} bytes`, entry.offset);
     }
@@ -149,7 +155,11 @@ export async function* entryChunks(
   if (crc !== entry.crc) fault(path, `entry ${entry.name}`, `CRC-32 ${entry.crc}`, crc);
 }
 
-async function* openEntry(path: string, entry: ZipEntry, signal: AbortSignal): AsyncGenerator<Buffer> {
+async function* openEntry(
+  path: string,
+  entry: ZipEntry,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
   if (entry.compressedBytes === 0) return;
   const start = dataOffset(path, entry);
   const end = start + entry.compressedBytes - 1;
@@ -183,8 +193,13 @@ function dataOffset(path: string, entry: ZipEntry): number {
 const TEXT_BYTES_MAX = 16 * 1024 * 1024;
 
 /** A small entry as text. */
-export async function readEntryText(path: string, entry: ZipEntry, signal: AbortSignal): Promise<string> {
-  if (entry.bytes > TEXT_BYTES_MAX) fault(path, `entry ${entry.name}`, `${TEXT_BYTES_MAX} bytes at most`, entry.bytes);
+export async function readEntryText(
+  path: string,
+  entry: ZipEntry,
+  signal: AbortSignal,
+): Promise<string> {
+  if (entry.bytes > TEXT_BYTES_MAX)
+    fault(path, `entry ${entry.name}`, `${TEXT_BYTES_MAX} bytes at most`, entry.bytes);
   const chunks: Buffer[] = [];
   for await (const chunk of entryChunks(path, entry, signal)) chunks.push(chunk);
   return Buffer.concat(chunks).toString('utf8');

@@ -11,7 +11,17 @@ export type Damage =
   | { kind: 'repeat'; at: number; bytes: number };
 
 const INTERESTING_32 = [0, 1, 2, 255, 256, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
-const INTERESTING_64 = [0n, 1n, 1n << 31n, 1n << 32n, 1n << 40n, 1n << 53n, 1n << 62n, 1n << 63n, (1n << 64n) - 1n];
+const INTERESTING_64 = [
+  0n,
+  1n,
+  1n << 31n,
+  1n << 32n,
+  1n << 40n,
+  1n << 53n,
+  1n << 62n,
+  1n << 63n,
+  (1n << 64n) - 1n,
+];
 
 /** One to four changes among the first `bytes` bytes. */
 export function damageOf(bytes: number): fc.Arbitrary<Damage[]> {
@@ -50,7 +60,10 @@ export function damage(base: Buffer, changes: readonly Damage[]): Buffer {
         bytes = bytes.subarray(0, change.at);
         break;
       case 'remove':
-        bytes = Buffer.concat([bytes.subarray(0, change.at), bytes.subarray(change.at + change.bytes)]);
+        bytes = Buffer.concat([
+          bytes.subarray(0, change.at),
+          bytes.subarray(change.at + change.bytes),
+        ]);
         break;
       case 'repeat': {
         const piece = bytes.subarray(change.at, change.at + change.bytes);

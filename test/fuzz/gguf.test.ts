@@ -8,14 +8,15 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
 import { EngineError } from '../../src/errors.js';
-import { type GgufValue, GGUF_TYPES, readGguf } from '../../src/models/gguf.js';
+import { readGguf } from '../../src/models/gguf.js';
+import { GGUF_TYPES, type GgufValue } from '../../src/models/gguf-format.js';
 import { ggufModel } from '../../src/models/gguf-model.js';
 import { ggufTokenizer } from '../../src/models/gguf-tokenizer.js';
 import { StringTable } from '../../src/models/string-table.js';
 import { ggufBytes, llamaMetadata, llamaTensors, withMetadata } from '../support/write-gguf.js';
 import { damage, damageOf } from './damage.js';
 
-const RUNS = Number(process.env['LONGHAUL_FUZZ_RUNS'] ?? 500);
+const RUNS = Number(process.env.LONGHAUL_FUZZ_RUNS ?? 500);
 const T = GGUF_TYPES;
 
 const LLAMA = ggufBytes(llamaMetadata(), llamaTensors());
@@ -27,7 +28,10 @@ const SPM = ggufBytes(
     ['llama.rope.scaling.factor', T.FLOAT32, 4],
     ['general.alignment', T.UINT32, 64],
   ]),
-  [...llamaTensors('Q4_1'), { name: 'rope_freqs.weight', dtype: 'F32', dims: [8], data: new Uint8Array(32).fill(63) }],
+  [
+    ...llamaTensors('Q4_1'),
+    { name: 'rope_freqs.weight', dtype: 'F32', dims: [8], data: new Uint8Array(32).fill(63) },
+  ],
   64,
 );
 /** Damage past the header changes tensor data, which nobody reads here. */

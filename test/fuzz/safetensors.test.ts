@@ -10,10 +10,14 @@ import { EngineError } from '../../src/errors.js';
 import { hfModel } from '../../src/models/hf-model.js';
 import { hfTokenizer } from '../../src/models/hf-tokenizer.js';
 import { readSafetensors } from '../../src/models/safetensors.js';
-import { checkpointTensors, rawSafetensors, safetensorsBytes } from '../support/write-safetensors.js';
+import {
+  checkpointTensors,
+  rawSafetensors,
+  safetensorsBytes,
+} from '../support/write-safetensors.js';
 import { damage, damageOf } from './damage.js';
 
-const RUNS = Number(process.env['LONGHAUL_FUZZ_RUNS'] ?? 500);
+const RUNS = Number(process.env.LONGHAUL_FUZZ_RUNS ?? 500);
 const WHOLE = safetensorsBytes(checkpointTensors({ layers: 1 }), { format: 'pt' });
 const HEADER_BYTES = 8 + Number(WHOLE.readBigUInt64LE(0));
 
@@ -36,7 +40,8 @@ t.test('damaged files', async (t) => {
       writeFileSync(path, bytes);
       return onlyEngineErrors(() => {
         for (const tensor of readSafetensors([path]).tensors.values()) {
-          if (tensor.offset < 8 || tensor.offset + tensor.bytes > bytes.length) throw new Error('out of bounds');
+          if (tensor.offset < 8 || tensor.offset + tensor.bytes > bytes.length)
+            throw new Error('out of bounds');
         }
         accepted += 1;
       });
@@ -49,7 +54,12 @@ t.test('damaged files', async (t) => {
 t.test('headers that are nearly right', async (t) => {
   const path = join(t.testdir(), 'm.safetensors');
   const value = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.constantFrom('F32', 'BF16', 'I64'));
-  const number = fc.oneof(fc.nat({ max: 64 }), fc.integer(), fc.double(), fc.constantFrom(2 ** 53, -0));
+  const number = fc.oneof(
+    fc.nat({ max: 64 }),
+    fc.integer(),
+    fc.double(),
+    fc.constantFrom(2 ** 53, -0),
+  );
   const entry = fc.record(
     {
       dtype: fc.oneof(fc.constantFrom('F32', 'F16', 'BF16'), value),
@@ -59,10 +69,14 @@ t.test('headers that are nearly right', async (t) => {
     { requiredKeys: [] },
   );
   fc.assert(
-    fc.property(fc.dictionary(fc.string(), fc.oneof(entry, value), { maxKeys: 4 }), fc.nat({ max: 128 }), (header, bytes) => {
-      writeFileSync(path, rawSafetensors(JSON.stringify(header), bytes));
-      return onlyEngineErrors(() => readSafetensors([path]));
-    }),
+    fc.property(
+      fc.dictionary(fc.string(), fc.oneof(entry, value), { maxKeys: 4 }),
+      fc.nat({ max: 128 }),
+      (header, bytes) => {
+        writeFileSync(path, rawSafetensors(JSON.stringify(header), bytes));
+        return onlyEngineErrors(() => readSafetensors([path]));
+      },
+    ),
     { numRuns: RUNS },
   );
   t.pass('none crashed');
@@ -91,24 +105,33 @@ t.test('config.json and tokenizer.json with any one field replaced', async (t) =
     post_processor: { type: 'TemplateProcessing', single: [{ Sequence: {} }] },
     model: { type: 'BPE', vocab: { a: 1, b: 2, ab: 3 }, merges: ['a b'] },
   };
-  const write = (name: string, value: unknown): void => writeFileSync(join(folder, name), JSON.stringify(value));
+  const write = (name: string, value: unknown): void =>
+    writeFileSync(join(folder, name), JSON.stringify(value));
   write('config.json', config);
   write('tokenizer.json', tokenizer);
   hfModel(folder);
   hfTokenizer(folder);
   fc.assert(
-    fc.property(fc.constantFrom(...Object.keys(config)), fc.jsonValue({ maxDepth: 3 }), (key, value) => {
-      write('config.json', { ...config, [key]: value });
-      return onlyEngineErrors(() => hfModel(folder));
-    }),
+    fc.property(
+      fc.constantFrom(...Object.keys(config)),
+      fc.jsonValue({ maxDepth: 3 }),
+      (key, value) => {
+        write('config.json', { ...config, [key]: value });
+        return onlyEngineErrors(() => hfModel(folder));
+      },
+    ),
     { numRuns: RUNS },
   );
   write('config.json', config);
   fc.assert(
-    fc.property(fc.constantFrom(...Object.keys(tokenizer)), fc.jsonValue({ maxDepth: 4 }), (key, value) => {
-      write('tokenizer.json', { ...tokenizer, [key]: value });
-      return onlyEngineErrors(() => hfTokenizer(folder));
-    }),
+    fc.property(
+      fc.constantFrom(...Object.keys(tokenizer)),
+      fc.jsonValue({ maxDepth: 4 }),
+      (key, value) => {
+        write('tokenizer.json', { ...tokenizer, [key]: value });
+        return onlyEngineErrors(() => hfTokenizer(folder));
+      },
+    ),
     { numRuns: RUNS },
   );
   t.pass('none crashed');

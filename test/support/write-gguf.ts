@@ -1,8 +1,13 @@
 /** Builds GGUF files for tests: valid ones, and ones that lie in a chosen place. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { GGUF_TYPES } from '../../src/models/gguf.js';
-import { encodeGgufHeader, type GgufEntry, type GgufTensorEntry, ggmlType } from '../../src/models/gguf-writer.js';
+import { GGUF_TYPES } from '../../src/models/gguf-format.js';
+import {
+  encodeGgufHeader,
+  type GgufEntry,
+  type GgufTensorEntry,
+  ggmlType,
+} from '../../src/models/gguf-writer.js';
 import { DTYPE_BLOCKS, type DTypeName } from '../../src/types.js';
 
 const { UINT32, FLOAT32, STRING, BOOL, INT32 } = GGUF_TYPES;
@@ -26,7 +31,7 @@ export function ggufBytes(
   let end = 0;
   for (const { name, dtype, dims, data: given } of tensors) {
     const [elements, blockBytes] = DTYPE_BLOCKS[dtype];
-    const bytes = dims.reduce((product, dim) => product * dim, 1) / elements * blockBytes;
+    const bytes = (dims.reduce((product, dim) => product * dim, 1) / elements) * blockBytes;
     entries.push({ name, type: ggmlType(dtype), dims, offset: end });
     const padded = Math.ceil(bytes / alignment) * alignment;
     const chunk = Buffer.alloc(padded);
@@ -51,7 +56,11 @@ export function llamaMetadata(): GgufEntry[] {
     ['llama.rope.freq_base', FLOAT32, 10_000],
     ['tokenizer.ggml.model', STRING, 'gpt2'],
     ['tokenizer.ggml.pre', STRING, 'smollm'],
-    ['tokenizer.ggml.tokens', STRING, ['<|endoftext|>', 'a', 'b', 'ab', '<|im_end|>', 'c', 'd', '\u0120a']],
+    [
+      'tokenizer.ggml.tokens',
+      STRING,
+      ['<|endoftext|>', 'a', 'b', 'ab', '<|im_end|>', 'c', 'd', '\u0120a'],
+    ],
     ['tokenizer.ggml.token_type', INT32, [3, 1, 1, 1, 3, 1, 1, 1]],
     ['tokenizer.ggml.merges', STRING, ['a b', '\u0120 a']],
     ['tokenizer.ggml.bos_token_id', UINT32, 0],

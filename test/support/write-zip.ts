@@ -12,7 +12,10 @@ export interface TestZipEntry {
 }
 
 /** With `zip64`, sizes and offsets of entries stand in ZIP64 extra fields. */
-export function zipBytes(entries: readonly TestZipEntry[], options: { zip64?: boolean } = {}): Buffer {
+export function zipBytes(
+  entries: readonly TestZipEntry[],
+  options: { zip64?: boolean } = {},
+): Buffer {
   const locals: Buffer[] = [];
   const central: Buffer[] = [];
   let offset = 0;

@@ -67,7 +67,12 @@ const MATRIX: ReadonlyArray<[keyof ServeConfig, string, unknown, string[]]> = [
   ['bodyLimitBytes', '2048', 2048, ['100', '1XiB']],
   ['chatTemplateFile', 't.jinja', 't.jinja', []],
   ['check', '1', true, ['maybe']],
-  ['seed', '18446744073709551615', 18_446_744_073_709_551_615n, ['18446744073709551616', '-1', '1.0']],
+  [
+    'seed',
+    '18446744073709551615',
+    18_446_744_073_709_551_615n,
+    ['18446744073709551616', '-1', '1.0'],
+  ],
   ['synthetic', 'tiny', 'tiny', []],
   ['debugRoutes', 'yes', true, ['2']],
   ['logLevel', 'silent', 'silent', ['loud']],
@@ -83,9 +88,15 @@ t.test('every value, from the line and from the environment', async (t) => {
     t.same(serveConfig({ [field]: text }, {})[field], value, `--${flag.name} ${text}`);
     t.same(serveConfig({}, { [variable]: text })[field], value, `${variable}=${text}`);
     for (const bad of wrong) {
-      t.throws(() => serveConfig({ [field]: bad }, {}), { name: 'ConfigError', message: new RegExp(`^--${flag.name}: expected `) });
+      t.throws(() => serveConfig({ [field]: bad }, {}), {
+        name: 'ConfigError',
+        message: new RegExp(`^--${flag.name}: expected `),
+      });
       if (bad === '') continue; // an empty variable counts as unset
-      t.throws(() => serveConfig({}, { [variable]: bad }), { name: 'ConfigError', message: new RegExp(`^${variable}: expected `) });
+      t.throws(() => serveConfig({}, { [variable]: bad }), {
+        name: 'ConfigError',
+        message: new RegExp(`^${variable}: expected `),
+      });
     }
   }
   const covered = new Set(MATRIX.map(([field]) => field));
@@ -108,7 +119,10 @@ t.test('off-switches', async (t) => {
 t.test('a flag wins over its variable, an empty variable is unset', async (t) => {
   t.equal(serveConfig({ port: '1' }, { LONGHAUL_PORT: '2' }).port, 1);
   t.equal(serveConfig({}, { LONGHAUL_PORT: '' }).port, 8000);
-  t.equal(variableOf(SERVE_FLAGS.find((flag) => flag.name === 'max-model-len')!), 'LONGHAUL_MAX_MODEL_LEN');
+  t.equal(
+    variableOf(SERVE_FLAGS.find((flag) => flag.name === 'max-model-len')!),
+    'LONGHAUL_MAX_MODEL_LEN',
+  );
   t.equal(serveConfig({}, { LONGHAUL_ISA: 'scalar' }).isaLimit, 'scalar');
 });
 
@@ -117,9 +131,12 @@ t.test('messages name setting, expected and received', async (t) => {
     message: '--port: expected a whole number from 0 to 65535, received "99999"',
   });
   t.throws(() => serveConfig({}, { LONGHAUL_KV_MEMORY: 'lots' }), {
-    message: 'LONGHAUL_KV_MEMORY: expected a size of at least 1MiB, such as 512MiB or 4GiB, received "lots"',
+    message:
+      'LONGHAUL_KV_MEMORY: expected a size of at least 1MiB, such as 512MiB or 4GiB, received "lots"',
   });
-  t.throws(() => serveConfig({ kvDtype: 'q8' }, {}), { message: '--kv-dtype: expected one of f16, bf16, received "q8"' });
+  t.throws(() => serveConfig({ kvDtype: 'q8' }, {}), {
+    message: '--kv-dtype: expected one of f16, bf16, received "q8"',
+  });
 });
 
 t.test('sizes', async (t) => {
@@ -134,20 +151,41 @@ t.test('sizes', async (t) => {
   ] as const) {
     t.equal(parseSize('x', text), bytes, text);
   }
-  t.same([0, 1023, 1536, 3 * MIB, 1.25 * 1024 * MIB].map(formatSize), ['0B', '1023B', '1.5KiB', '3MiB', '1.3GiB']);
+  t.same([0, 1023, 1536, 3 * MIB, 1.25 * 1024 * MIB].map(formatSize), [
+    '0B',
+    '1023B',
+    '1.5KiB',
+    '3MiB',
+    '1.3GiB',
+  ]);
 });
 
 t.test('available memory: the system or the control group, whichever leaves less', async (t) => {
-  const memory = (files: Record<string, string>): number => availableMemory((path) => files[path] ?? null);
+  const memory = (files: Record<string, string>): number =>
+    availableMemory((path) => files[path] ?? null);
   const system = { '/proc/meminfo': 'MemTotal: 9 kB\nMemAvailable:    2048 kB\n' };
   const group = '/sys/fs/cgroup/memory';
   t.equal(memory(system), 2 * MIB);
   t.equal(memory({ ...system, [`${group}.max`]: 'max\n', [`${group}.current`]: '5\n' }), 2 * MIB);
   t.equal(memory({ ...system, [`${group}.max`]: '1000\n', [`${group}.current`]: '400\n' }), 600);
   const stat = 'anon 5\ninactive_file 150\n';
-  t.equal(memory({ ...system, [`${group}.max`]: '1000', [`${group}.current`]: '400', [`${group}.stat`]: stat }), 750);
+  t.equal(
+    memory({
+      ...system,
+      [`${group}.max`]: '1000',
+      [`${group}.current`]: '400',
+      [`${group}.stat`]: stat,
+    }),
+    750,
+  );
   t.equal(memory({ ...system, [`${group}.max`]: '1000', [`${group}.current`]: '1400' }), 0);
-  const old = { [`${group}/memory.limit_in_bytes`]: '9000', [`${group}/memory.usage_in_bytes`]: '1000' };
-  t.equal(memory({ ...system, ...old, [`${group}/memory.stat`]: 'total_inactive_file 100\n' }), 8100);
+  const old = {
+    [`${group}/memory.limit_in_bytes`]: '9000',
+    [`${group}/memory.usage_in_bytes`]: '1000',
+  };
+  t.equal(
+    memory({ ...system, ...old, [`${group}/memory.stat`]: 'total_inactive_file 100\n' }),
+    8100,
+  );
   t.ok(memory({}) > 0, 'elsewhere the system says');
 });

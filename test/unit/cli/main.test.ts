@@ -9,7 +9,15 @@ import t from 'tap';
 import { SERVE_FLAGS, variableOf } from '../../../src/config.js';
 import { packageVersion } from '../../../src/http/version.js';
 
-const MAIN = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'src', 'cli', 'main.js');
+const MAIN = join(
+  dirname(fileURLToPath(import.meta.url)),
+  '..',
+  '..',
+  '..',
+  'src',
+  'cli',
+  'main.js',
+);
 
 interface Outcome {
   code: number | null;
@@ -23,7 +31,11 @@ function cleanEnv(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
 }
 
 function run(args: string[], env: NodeJS.ProcessEnv = {}): Outcome {
-  const result = spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8', env: cleanEnv(env), timeout: 60_000 });
+  const result = spawnSync(process.execPath, [MAIN, ...args], {
+    encoding: 'utf8',
+    env: cleanEnv(env),
+    timeout: 60_000,
+  });
   return { code: result.status, stdout: result.stdout, stderr: result.stderr };
 }
 
@@ -31,7 +43,8 @@ t.test('--version and --help', async (t) => {
   t.same(run(['--version']), { code: 0, stdout: `${packageVersion()}\n`, stderr: '' });
   const help = run(['--help']);
   t.equal(help.code, 0);
-  for (const command of ['serve', 'chat', 'pull', 'doctor']) t.match(help.stdout, new RegExp(`^  ${command} `, 'm'));
+  for (const command of ['serve', 'chat', 'pull', 'doctor'])
+    t.match(help.stdout, new RegExp(`^  ${command} `, 'm'));
   const serve = run(['serve', '--help']);
   t.equal(serve.code, 0);
   for (const flag of SERVE_FLAGS) {
@@ -50,10 +63,18 @@ t.test('usage errors end with 2 and name what is wrong', async (t) => {
   refuse([], /Usage: longhaul/);
   refuse(['dance'], /unknown command 'dance'/);
   refuse(['serve', '--bogus'], /unknown option '--bogus'/);
-  refuse(['serve', '--port', '70000'], /--port: expected a whole number from 0 to 65535, received "70000"/);
-  refuse(['serve'], /LONGHAUL_MAX_NUM_SEQS: expected a whole number/, { LONGHAUL_MAX_NUM_SEQS: '0' });
+  refuse(
+    ['serve', '--port', '70000'],
+    /--port: expected a whole number from 0 to 65535, received "70000"/,
+  );
+  refuse(['serve'], /LONGHAUL_MAX_NUM_SEQS: expected a whole number/, {
+    LONGHAUL_MAX_NUM_SEQS: '0',
+  });
   refuse(['serve', '--synthetic', 'nope'], /synthetic shape: expected one of tiny/);
-  refuse(['serve', '--synthetic', 'tiny', '--chat-template', '/no/such.jinja'], /--chat-template: expected a readable file/);
+  refuse(
+    ['serve', '--synthetic', 'tiny', '--chat-template', '/no/such.jinja'],
+    /--chat-template: expected a readable file/,
+  );
   refuse(['chat', '--temperature', 'hot'], /--temperature: expected a number from 0 to 2/);
 });
 
@@ -72,7 +93,15 @@ t.test('model failures end with 3', async (t) => {
 });
 
 t.test('a backend that is not here ends with 4', async (t) => {
-  const { code, stderr } = run(['serve', '--synthetic', 'tiny', '--backend', 'cuda', '--port', '0']);
+  const { code, stderr } = run([
+    'serve',
+    '--synthetic',
+    'tiny',
+    '--backend',
+    'cuda',
+    '--port',
+    '0',
+  ]);
   t.equal(code, 4);
   t.match(stderr, /--backend cuda: this version has no CUDA plug-in/);
 });
@@ -97,7 +126,10 @@ t.test('doctor: text and JSON agree', async (t) => {
   const report = JSON.parse(stdout);
   t.equal(report.version, packageVersion());
   t.equal(report.cache.folder, folder);
-  t.same(report.backends.map((backend: { name: string }) => backend.name), ['cpu', 'cuda', 'cuda-emulated']);
+  t.same(
+    report.backends.map((backend: { name: string }) => backend.name),
+    ['cpu', 'cuda', 'cuda-emulated'],
+  );
   t.equal(code, report.addon.error === null ? 0 : 4);
   const text = run(['doctor'], { LONGHAUL_CACHE_DIR: folder });
   t.equal(text.code, code);
@@ -150,15 +182,32 @@ function start(args: string[], env: NodeJS.ProcessEnv = {}): Running {
 }
 
 t.test('serve: listens, answers, drains on SIGTERM with 0', async (t) => {
-  const server = start(['serve', '--synthetic', 'tiny', '--port', '0', '--kv-memory', '32MiB', '--served-model-name', 'toy']);
+  const server = start([
+    'serve',
+    '--synthetic',
+    'tiny',
+    '--port',
+    '0',
+    '--kv-memory',
+    '32MiB',
+    '--served-model-name',
+    'toy',
+  ]);
   const { url } = JSON.parse(await server.line('"event":"listening"'));
   t.match(url, /^http:\/\/127\.0\.0\.1:\d+$/);
-  const models = (await (await fetch(`${url}/v1/models`)).json()) as { data: Array<{ id: string }> };
+  const models = (await (await fetch(`${url}/v1/models`)).json()) as {
+    data: Array<{ id: string }>;
+  };
   t.equal(models.data[0]!.id, 'toy');
   const body = { model: 'toy', prompt: 'hello', max_tokens: 4, temperature: 0, ignore_eos: true };
-  const answer = await fetch(`${url}/v1/completions`, { method: 'POST', body: JSON.stringify(body) });
+  const answer = await fetch(`${url}/v1/completions`, {
+    method: 'POST',
+    body: JSON.stringify(body),
+  });
   t.equal(answer.status, 200);
-  const { usage } = (await answer.json()) as { usage: { prompt_tokens: number; completion_tokens: number } };
+  const { usage } = (await answer.json()) as {
+    usage: { prompt_tokens: number; completion_tokens: number };
+  };
   t.same([usage.prompt_tokens, usage.completion_tokens], [5, 4], 'one token a byte');
   server.kill('SIGTERM');
   const { code, stdout } = await server.ended;
@@ -171,28 +220,52 @@ t.test('serve: a port in use ends with 2', async (t) => {
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
   t.teardown(() => other.close());
   const port = String((other.address() as AddressInfo).port);
-  const { code, stderr } = await start(['serve', '--synthetic', 'tiny', '--kv-memory', '32MiB', '--port', port]).ended;
+  const { code, stderr } = await start([
+    'serve',
+    '--synthetic',
+    'tiny',
+    '--kv-memory',
+    '32MiB',
+    '--port',
+    port,
+  ]).ended;
   t.equal(code, 2);
   t.match(stderr, /EADDRINUSE/);
 });
 
-t.test('serve: without any source the default model gives way to a synthetic one, loudly', async (t) => {
-  const folder = t.testdir();
-  const python = join(folder, 'python3');
-  writeFileSync(python, '#!/bin/sh\necho "ERROR: no index" >&2\nexit 1\n', { mode: 0o755 });
-  const server = start(['serve', '--port', '0', '--kv-memory', '64MiB'], {
-    LONGHAUL_CACHE_DIR: join(folder, 'cache'),
-    LONGHAUL_PYTHON: python,
-    HF_HUB_OFFLINE: '1',
-  });
-  await server.line('"event":"listening"');
-  t.match(await server.line('synthetic-fallback'), /"level":"error".*RANDOM WEIGHTS.*longhaul pull/);
-  server.kill('SIGINT');
-  t.equal((await server.ended).code, 0);
-});
+t.test(
+  'serve: without any source the default model gives way to a synthetic one, loudly',
+  async (t) => {
+    const folder = t.testdir();
+    const python = join(folder, 'python3');
+    writeFileSync(python, '#!/bin/sh\necho "ERROR: no index" >&2\nexit 1\n', { mode: 0o755 });
+    const server = start(['serve', '--port', '0', '--kv-memory', '64MiB'], {
+      LONGHAUL_CACHE_DIR: join(folder, 'cache'),
+      LONGHAUL_PYTHON: python,
+      HF_HUB_OFFLINE: '1',
+    });
+    await server.line('"event":"listening"');
+    t.match(
+      await server.line('synthetic-fallback'),
+      /"level":"error".*RANDOM WEIGHTS.*longhaul pull/,
+    );
+    server.kill('SIGINT');
+    t.equal((await server.ended).code, 0);
+  },
+);
 
 t.test('chat: a model in this process, piped input', async (t) => {
-  const chat = start(['chat', '--synthetic', 'tiny', '--kv-memory', '32MiB', '--max-tokens', '3', '--temperature', '0']);
+  const chat = start([
+    'chat',
+    '--synthetic',
+    'tiny',
+    '--kv-memory',
+    '32MiB',
+    '--max-tokens',
+    '3',
+    '--temperature',
+    '0',
+  ]);
   chat.write('hello\n/reset\nhello\n/exit\n');
   const { code, stdout, stderr } = await chat.ended;
   t.equal(code, 0, stderr);
@@ -212,7 +285,8 @@ t.test('chat: history goes along, errors are shown, the end of input ends it', a
       if (request.url === '/v1/models') return response.end('{"data":[{"id":"m"}]}');
       seen.push(JSON.parse(text));
       if (seen.length === 2) return response.writeHead(400).end('{"error":{"message":"too hot"}}');
-      const chunk = (delta: string): string => `data: ${JSON.stringify({ choices: [{ delta: { content: delta } }] })}\n\n`;
+      const chunk = (delta: string): string =>
+        `data: ${JSON.stringify({ choices: [{ delta: { content: delta } }] })}\n\n`;
       response.write(`: comment\n\n${chunk('al')}`);
       return response.end(`${chunk('pha')}data: [DONE]\n\n`);
     });

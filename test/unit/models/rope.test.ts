@@ -37,9 +37,12 @@ t.test(`config.json to frequencies as ${golden.made_with}`, async (t) => {
   t.ok(golden.cases.length >= 13);
   for (const { name, config, ropes } of golden.cases) {
     const gemma = config.architectures[0] === 'Gemma3ForCausalLM';
-    const headDim = (config['head_dim'] as number | undefined) ?? 64;
+    const headDim = (config.head_dim as number | undefined) ?? 64;
     const folder = t.testdir();
-    writeFileSync(join(folder, 'config.json'), JSON.stringify({ tie_word_embeddings: true, ...config }));
+    writeFileSync(
+      join(folder, 'config.json'),
+      JSON.stringify({ tie_word_embeddings: true, ...config }),
+    );
     const tensors = checkpointTensors({
       hidden: 256,
       layers: 6,

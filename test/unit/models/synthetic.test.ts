@@ -1,13 +1,23 @@
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { DTYPES } from '../../../src/types.js';
 import { readGguf } from '../../../src/models/gguf.js';
 import { writeSyntheticGguf } from '../../../src/models/gguf-writer.js';
-import { fingerprint, loadModel, loadSynthetic, weightBytes } from '../../../src/models/load-model.js';
+import {
+  fingerprint,
+  loadModel,
+  loadSynthetic,
+  weightBytes,
+} from '../../../src/models/load-model.js';
 import { fillRandom, halfBits, RandomBytes } from '../../../src/models/random-tensor.js';
 import { StringTable } from '../../../src/models/string-table.js';
-import { parseShape, SYNTHETIC_SHAPES, syntheticModel, syntheticTokenizer } from '../../../src/models/synthetic.js';
+import {
+  parseShape,
+  SYNTHETIC_SHAPES,
+  syntheticModel,
+  syntheticTokenizer,
+} from '../../../src/models/synthetic.js';
+import { DTYPES } from '../../../src/types.js';
 
 t.test('named shapes are the published sizes', async (t) => {
   const bytes = (name: string): number => weightBytes(loadSynthetic(name).native);
@@ -23,7 +33,9 @@ t.test('named shapes are the published sizes', async (t) => {
 });
 
 t.test('explicit shapes', async (t) => {
-  const shape = parseShape('hidden=128,layers=3,heads=4,intermediate=256,vocab=1000,dtype=Q4_1,context=4096');
+  const shape = parseShape(
+    'hidden=128,layers=3,heads=4,intermediate=256,vocab=1000,dtype=Q4_1,context=4096',
+  );
   t.same(shape, {
     name: 'custom',
     architecture: 'llama',
@@ -42,7 +54,10 @@ t.test('explicit shapes', async (t) => {
     tied: true,
   });
   const changed = parseShape('llama-1b, layers=4, tied=false');
-  t.same([changed.name, changed.layers, changed.hidden, changed.headDim, changed.tied], ['llama-1b-custom', 4, 2048, 64, false]);
+  t.same(
+    [changed.name, changed.layers, changed.hidden, changed.headDim, changed.tied],
+    ['llama-1b-custom', 4, 2048, 64, false],
+  );
   t.equal(parseShape('tiny,arch=gemma3').window, 512);
   const refuse = (text: string, message: RegExp): void => {
     t.throws(() => parseShape(text), { code: 'ERR_INVALID_REQUEST', message });
@@ -61,17 +76,32 @@ t.test('explicit shapes', async (t) => {
 });
 
 t.test('types fall back where rows are no multiple of a block', async (t) => {
-  const { tensors } = syntheticModel(parseShape('hidden=64,intermediate=256,heads=2,dtype=Q4_K'), 1);
+  const { tensors } = syntheticModel(
+    parseShape('hidden=64,intermediate=256,heads=2,dtype=Q4_K'),
+    1,
+  );
   const type = (name: string): string | undefined =>
-    Object.keys(DTYPES).find((key) => DTYPES[key as keyof typeof DTYPES] === tensors.find((tensor) => tensor.name === name)!.dtype);
-  t.same(['layers.0.q_proj', 'layers.0.down_proj', 'token_embedding', 'output_norm'].map(type), ['Q5_0', 'Q4_K', 'Q8_0', 'F32']);
+    Object.keys(DTYPES).find(
+      (key) =>
+        DTYPES[key as keyof typeof DTYPES] ===
+        tensors.find((tensor) => tensor.name === name)!.dtype,
+    );
+  t.same(['layers.0.q_proj', 'layers.0.down_proj', 'token_embedding', 'output_norm'].map(type), [
+    'Q5_0',
+    'Q4_K',
+    'Q8_0',
+    'F32',
+  ]);
 });
 
 t.test('seeds: every tensor its own, the same for the same seed', async (t) => {
   const shape = parseShape('tiny');
   const seeds = syntheticModel(shape, 1).tensors.map((tensor) => tensor.seed);
   t.equal(new Set(seeds).size, seeds.length);
-  t.same(syntheticModel(shape, 1).tensors.map((tensor) => tensor.seed), seeds);
+  t.same(
+    syntheticModel(shape, 1).tensors.map((tensor) => tensor.seed),
+    seeds,
+  );
   t.not(fingerprint(syntheticModel(shape, 1)), fingerprint(syntheticModel(shape, 2)));
   t.ok(syntheticModel(shape, 1).tensors.every((tensor) => tensor.file === -1));
 });
@@ -137,7 +167,9 @@ t.test('random values have the deviation they promise', async (t) => {
   fillRandom('F32', bytes, new RandomBytes(3));
   const values = new Float32Array(bytes.buffer, bytes.byteOffset, 40_000);
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
+  const deviation = Math.sqrt(
+    values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length,
+  );
   t.ok(Math.abs(mean) < 0.0005 && Math.abs(deviation - 0.02) < 0.0005, `${mean} ${deviation}`);
   // Q8_0: codes of all values under one scale of 0.02 / 73.9.
   const block = Buffer.alloc(34 * 2);
@@ -148,6 +180,12 @@ t.test('random values have the deviation they promise', async (t) => {
 
 t.test('what is neither a file nor a checkpoint is refused', async (t) => {
   const folder = t.testdir({ a: {} });
-  t.throws(() => loadModel(join(folder, 'none')), { code: 'ERR_MODEL_UNAVAILABLE', message: /no such file/ });
-  t.throws(() => loadModel(folder), { code: 'ERR_MODEL_UNAVAILABLE', message: /without config\.json/ });
+  t.throws(() => loadModel(join(folder, 'none')), {
+    code: 'ERR_MODEL_UNAVAILABLE',
+    message: /no such file/,
+  });
+  t.throws(() => loadModel(folder), {
+    code: 'ERR_MODEL_UNAVAILABLE',
+    message: /without config\.json/,
+  });
 });

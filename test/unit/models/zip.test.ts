@@ -26,7 +26,11 @@ t.test('stored and deflated entries, with and without ZIP64', async (t) => {
     const path = writeBytes(folder, `${zip64}.zip`, zipBytes(entries, { zip64 }));
     t.same(
       readZip(path).map(({ name, method, bytes }) => [name, method, bytes]),
-      [['a/stored.txt', 0, 5], ['a/deflated.bin', 8, big.length], ['empty', 0, 0]],
+      [
+        ['a/stored.txt', 0, 5],
+        ['a/deflated.bin', 8, big.length],
+        ['empty', 0, 0],
+      ],
     );
     t.equal((await content(path, 'a/stored.txt')).toString(), 'hello');
     t.ok((await content(path, 'a/deflated.bin')).equals(big));
@@ -36,7 +40,10 @@ t.test('stored and deflated entries, with and without ZIP64', async (t) => {
 });
 
 t.test('a comment after the directory is allowed', async (t) => {
-  const bytes = Buffer.concat([zipBytes([{ name: 'a', data: Buffer.from('x') }]), Buffer.from('comment')]);
+  const bytes = Buffer.concat([
+    zipBytes([{ name: 'a', data: Buffer.from('x') }]),
+    Buffer.from('comment'),
+  ]);
   t.equal((await content(writeBytes(t.testdir(), 'a.zip', bytes), 'a')).toString(), 'x');
 });
 
@@ -56,7 +63,9 @@ t.test('damaged content is refused while it is read', async (t) => {
 });
 
 t.test('every truncation of an archive is refused', async (t) => {
-  const bytes = zipBytes([{ name: 'a', data: Buffer.from('hello'), deflate: true }], { zip64: true });
+  const bytes = zipBytes([{ name: 'a', data: Buffer.from('hello'), deflate: true }], {
+    zip64: true,
+  });
   const path = writeBytes(t.testdir(), 'a.zip', bytes);
   for (let size = bytes.length - 1; size >= 0; size -= 3) {
     truncateSync(path, size);
@@ -68,7 +77,10 @@ t.test('an aborted read stops', async (t) => {
   const path = writeBytes(t.testdir(), 'a.zip', zipBytes([{ name: 'a', data: big }]));
   const controller = new AbortController();
   const entry = readZip(path)[0]!;
-  await t.rejects(async () => {
-    for await (const _ of entryChunks(path, entry, controller.signal)) controller.abort();
-  }, { name: 'AbortError' });
+  await t.rejects(
+    async () => {
+      for await (const _ of entryChunks(path, entry, controller.signal)) controller.abort();
+    },
+    { name: 'AbortError' },
+  );
 });
