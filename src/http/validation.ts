@@ -76,12 +76,14 @@ function describeFailure(
   let name = '';
   let expected = 'a JSON object';
   for (const key of path) {
+    // Keys of free-form objects are the client's: they are quoted, not echoed at any length.
     const child = childSchema(node, key);
     // Below a union the failing branch is a guess: the union's own words are the better answer.
     if (child === undefined) break;
     node = child;
     value = (value as Record<string, unknown> | undefined)?.[key];
-    name = /^\d+$/.test(key) ? `${name}[${key}]` : name === '' ? key : `${name}.${key}`;
+    const shown = key.slice(0, RECEIVED_CHARS_MAX);
+    name = /^\d+$/.test(key) ? `${name}[${shown}]` : name === '' ? shown : `${name}.${shown}`;
     expected = node.description ?? expected;
   }
   return invalid(name === '' ? 'body' : name, expected, value);
