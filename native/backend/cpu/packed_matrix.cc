@@ -44,9 +44,11 @@ void split_nibbles(const uint8_t* in, int count, uint8_t* low, uint8_t* high) {
   }
 }
 
+// Bit i of `bits` becomes bit 4 of quant i. The product spreads four bits to four bytes.
 void add_fifth_bits(uint32_t bits, uint8_t* quants) {
-  for (int i = 0; i < kBlockCols; ++i) {
-    quants[i] = static_cast<uint8_t>(quants[i] | (bits >> i & 1) << 4);
+  for (int s = 0; s < 8; ++s, quants += 4, bits >>= 4) {
+    const uint32_t spread = (bits & 15) * 0x00204081u & 0x01010101u;
+    store32(quants, load32(quants) | spread << 4);
   }
 }
 
@@ -116,10 +118,11 @@ void split_block(DType dtype, const uint8_t* in, BlockParts& out) {
         const uint8_t* low = in + 64 * half;
         const uint8_t* high = in + 128 + 32 * half;
         uint8_t* q = quants + 128 * half;
-        for (int i = 0; i < 64; ++i) {
-          q[i] = static_cast<uint8_t>((low[i] & 15) | (high[i % 32] >> (i / 32 * 2) & 3) << 4);
-          q[i + 64] =
-              static_cast<uint8_t>(low[i] >> 4 | (high[i % 32] >> (i / 32 * 2 + 4) & 3) << 4);
+        for (int i = 0; i < 32; ++i) {
+          q[i] = static_cast<uint8_t>((low[i] & 15) | (high[i] & 3) << 4);
+          q[i + 32] = static_cast<uint8_t>((low[i + 32] & 15) | (high[i] & 12) << 2);
+          q[i + 64] = static_cast<uint8_t>(low[i] >> 4 | (high[i] & 48));
+          q[i + 96] = static_cast<uint8_t>(low[i + 32] >> 4 | (high[i] & 192) >> 2);
         }
       }
       break;
@@ -175,6 +178,23 @@ void put_scales(const PackFormat& format, const BlockParts& parts, int64_t unit,
   }
 }
 
+// Elements of kBytes bytes in units of kPack neighbors: [cols / kPack][16][kPack].
+template <int kBytes, int kPack>
+void pack_floats(const uint8_t* rows, int64_t stride, int64_t cols, int count, uint8_t* out) {
+  for (int64_t k = 0; k < cols; k += kPack) {
+    uint8_t* unit = out + k * kGroupRows * kBytes;
+    if (k + kPack <= cols) {
+      for (int row = 0; row < count; ++row) {
+        std::memcpy(unit + row * kPack * kBytes, rows + row * stride + k * kBytes, kPack * kBytes);
+      }
+    } else {  // the last odd column
+      for (int row = 0; row < count; ++row) {
+        std::memcpy(unit + row * kPack * kBytes, rows + row * stride + k * kBytes, kBytes);
+      }
+    }
+  }
+}
+
 // Rows [first, first + count) of a part into one zeroed group.
 void pack_group(const TensorView& part, int64_t first, int count, std::byte* group) {
   const int64_t stride = row_bytes(part.dtype, part.cols);
@@ -182,18 +202,9 @@ void pack_group(const TensorView& part, int64_t first, int count, std::byte* gro
   auto* out = reinterpret_cast<uint8_t*>(group);
   const DTypeInfo& info = dtype_info(part.dtype);
   const PackFormat& format = pack_format(part.dtype);
-  if (format.bits == 0) {
-    for (int row = 0; row < count; ++row) {
-      const uint8_t* in = rows + row * stride;
-      for (int64_t k = 0; k < part.cols; ++k) {
-        const int64_t index =
-            part.dtype == DType::kBF16 ? k / 2 * 32 + 2 * row + k % 2 : k * kGroupRows + row;
-        std::memcpy(out + index * info.block_bytes, in + k * info.block_bytes,
-                    static_cast<size_t>(info.block_bytes));
-      }
-    }
-    return;
-  }
+  if (part.dtype == DType::kF32) return pack_floats<4, 1>(rows, stride, part.cols, count, out);
+  if (part.dtype == DType::kF16) return pack_floats<2, 1>(rows, stride, part.cols, count, out);
+  if (part.dtype == DType::kBF16) return pack_floats<2, 2>(rows, stride, part.cols, count, out);
   const GroupLayout layout = group_layout(part.dtype, part.cols);
   const int64_t units = part.cols / info.block_elements;
   const int blocks = info.block_elements / kBlockCols;
