@@ -2,6 +2,7 @@
  * Keeps special tokens that a user typed from becoming special tokens once a chat template has put
  * them between real ones. A break mark (one code point the conversation does not use) goes inside
  * every occurrence; the native tokenizer recognizes no special token across a mark and drops it.
+ * A token that begins in the template's own text stays one: some write '<|' + role + '|>'.
  */
 import { EngineError } from '../errors.js';
 
@@ -71,39 +72,50 @@ export class UserTextGuard {
 
   /**
    * Marks go one character into each occurrence (overlapping ones too), and behind an end that the
-   * template's next text could complete to a special token.
+   * template's next text could complete to a special token, also once the template trimmed it.
    */
   guardText(text: string, mark: string): string {
     const begins = this.#begins;
     if (begins === null) return text;
     let guarded = '';
     let copied = 0;
-    let openEnd = false;
+    const markAt = (position: number): void => {
+      guarded += text.slice(copied, position) + mark;
+      copied = position;
+    };
     for (let begin = 0; begin < text.length; begin++) {
-      if (begins[text.charCodeAt(begin)] === 0) continue;
-      const found = this.#look(text, begin);
-      if (found === 'open') openEnd = true;
-      if (found !== 'whole') continue;
-      const inside = begin + (text.codePointAt(begin)! > 0xffff ? 2 : 1);
-      guarded += text.slice(copied, inside) + mark;
-      copied = inside;
+      if (begins[text.charCodeAt(begin)] === 0 || !this.#occursAt(text, begin)) continue;
+      markAt(begin + (text.codePointAt(begin)! > 0xffff ? 2 : 1));
     }
-    guarded += text.slice(copied);
-    return openEnd ? guarded + mark : guarded;
+    const trimmed = text.trimEnd().length;
+    // A mark inside the last token may stand behind the trimmed end already.
+    if (trimmed < text.length && trimmed >= copied && this.#isOpenAt(text, trimmed))
+      markAt(trimmed);
+    if (this.#isOpenAt(text, text.length)) markAt(text.length);
+    return guarded + text.slice(copied);
   }
 
-  /** 'whole': a special token begins here; 'open': the text ends inside what may become one. */
-  #look(text: string, begin: number): 'whole' | 'open' | null {
+  /** A special token is spelled at `begin`. */
+  #occursAt(text: string, begin: number): boolean {
     let node = this.#root;
-    const limit = Math.min(text.length, begin + this.#lengthMax);
-    for (let i = begin; i < limit; i++) {
+    for (let i = begin; i < text.length; i++) {
       const next = node.next.get(text[i]!);
-      if (!next) return null;
-      // The whole token of a longer one that the end cuts off: its mark breaks both.
-      if (next.end) return 'whole';
+      if (!next) return false;
+      // Of tokens that begin alike the shortest decides: one mark breaks them all.
+      if (next.end) return true;
       node = next;
     }
-    return limit === text.length && node.next.size > 0 ? 'open' : null;
+    return false;
+  }
+
+  /** The text up to `end` ends inside what could become a special token. */
+  #isOpenAt(text: string, end: number): boolean {
+    for (let begin = Math.max(0, end - this.#lengthMax + 1); begin < end; begin++) {
+      let node: Node | undefined = this.#root;
+      for (let i = begin; i < end && node; i++) node = node.next.get(text[i]!);
+      if (node && node.next.size > 0) return true;
+    }
+    return false;
   }
 }
 

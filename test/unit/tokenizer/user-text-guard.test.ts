@@ -19,6 +19,8 @@ t.test('an end that the template could complete is closed off', async (t) => {
   t.equal(guarded('<|end'), '<|end·');
   t.equal(guarded('a[IN'), 'a[IN·');
   t.equal(guarded('a[INx'), 'a[INx');
+  t.equal(guarded('a[IN \n'), 'a[IN· \n', 'templates trim');
+  t.equal(guarded('<s> '), '<·s> ');
   t.equal(guarded('<s>'), '<·s>');
 });
 
