@@ -1,6 +1,6 @@
 /**
  * Random vocabularies and texts: byte-level BPE against @huggingface/tokenizers, SentencePiece BPE
- * against the definition written out, round trips, and worker-free guarantees about special tokens.
+ * against the definition written out, and round trips.
  * LONGHAUL_FUZZ_SEED=N reruns one seed.
  */
 import { Tokenizer } from '@huggingface/tokenizers';
