@@ -105,14 +105,12 @@ export class LocalEngine implements Engine {
       },
       this.listener(),
     );
-    const poolTokens = Math.floor(info.numBlocks / info.groupWindows.length) * info.blockSize;
     this.limits = {
       maxModelLen: info.maxModelLen,
       maxNumSeqs: info.maxNumSeqs,
       maxNumBatchedTokens: info.maxNumBatchedTokens,
       vocabSize: info.vocabSize,
-      // With windows only, length is no limit of the pool.
-      kvTokens: Math.min(this.manager.maxSequenceTokens, Math.max(info.maxModelLen, poolTokens)),
+      kvTokens: this.manager.maxSequenceTokens,
     };
     this.checker = new RequestChecker(this.limits);
     this.loop = this.run();

@@ -7,7 +7,7 @@ import { LocalEngine } from '../../src/engine/engine.js';
 import type { GenerationEvent } from '../../src/engine/engine-types.js';
 import { BLOCK_STATE, BlockPool } from '../../src/kv/block-pool.js';
 import type { SamplingParams } from '../../src/types.js';
-import { FakeNativeEngine, expectedTokens } from '../support/fake-native-engine.js';
+import { expectedTokens, FakeNativeEngine } from '../support/fake-native-engine.js';
 import { makeManager, makeScheduler, sampling, testRoot } from '../support/make-sequence.js';
 import { OracleBlockPool } from '../support/oracle-block-pool.js';
 

@@ -8,14 +8,14 @@
 import type { NativeEngineHandle, NativeEngineInfo } from '../../src/binding/addon.js';
 import {
   type DecodedPlan,
+  decodeStepPlan,
+  encodeStepResult,
   type PlanOperation,
   type PlanRow,
   RECORD_STATUS,
   type ResultRecord,
   SEQUENCE_FLAG,
   TOKEN_FROM_SLOT,
-  decodeStepPlan,
-  encodeStepResult,
 } from '../../src/engine/step-plan.js';
 import { EngineError } from '../../src/errors.js';
 import type { SamplingParams, TokenWithLogprobs } from '../../src/types.js';

@@ -195,6 +195,12 @@ t.test('refusals: lengths', async (t) => {
   await small.engine.close();
 });
 
+t.test('kvTokens: windows make room for longer sequences', async (t) => {
+  const { engine } = makeEngine({ groupWindows: [0, 6], numBlocks: 23 });
+  t.equal(engine.limits.kvTokens, 80, '20 blocks of full attention, 3 of the window');
+  await engine.close();
+});
+
 t.test('refusals: values native code would not take', async (t) => {
   const { engine } = makeEngine();
   const bad: Array<[Partial<SamplingParams>, string]> = [
