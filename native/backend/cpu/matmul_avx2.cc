@@ -422,16 +422,10 @@ struct RowValues {
   }
 };
 
-inline __m128i halves(__m256i v, __m128i (*op)(__m128i, __m128i)) {
-  return op(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-}
-__m128i max32(__m128i a, __m128i b) { return _mm_max_epi32(a, b); }
-__m128i add32(__m128i a, __m128i b) { return _mm_add_epi32(a, b); }
-
-inline int32_t reduce(__m256i v, __m128i (*op)(__m128i, __m128i)) {
-  __m128i four = halves(v, op);
-  four = op(four, _mm_shuffle_epi32(four, 0x4e));
-  four = op(four, _mm_shuffle_epi32(four, 0xb1));
+inline int32_t largest_lane(__m256i v) {
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
   return _mm_cvtsi128_si32(four);
 }
 
@@ -444,7 +438,7 @@ void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out
     largest =
         _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
   }
-  const int32_t max_bits = reduce(largest, max32);
+  const int32_t max_bits = largest_lane(largest);
   float max;
   __builtin_memcpy(&max, &max_bits, 4);
   __m256i* quants = reinterpret_cast<__m256i*>(out->quants + kBlockCols * block);
@@ -458,13 +452,18 @@ void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out
   const __m256 inverse = _mm256_set1_ps(127.0f / max);
   __m256i q[4];
   for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-  const int32_t sum_a = reduce(_mm256_add_epi32(q[0], q[1]), add32);
-  const int32_t sum_b = reduce(_mm256_add_epi32(q[2], q[3]), add32);
   // Packing works within 128-bit halves; the permutation puts the dwords back in order.
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
                                            _mm256_packs_epi32(q[2], q[3]));
-  _mm256_store_si256(quants, _mm256_permutevar8x32_epi32(
-                                 bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  const __m256i ordered =
+      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  _mm256_store_si256(quants, ordered);
+  // Sums of q + 128 over 8 bytes each, then over 16.
+  const __m256i eights =
+      _mm256_sad_epu8(_mm256_xor_si256(ordered, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+  const __m256i sums = _mm256_add_epi64(eights, _mm256_shuffle_epi32(eights, 0x4e));
+  const int32_t sum_a = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums)) - 16 * 128;
+  const int32_t sum_b = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1)) - 16 * 128;
   const float d = max / 127.0f;
   out->d[block] = d;
   out->s[block] = d * static_cast<float>(sum_a + sum_b);

@@ -567,9 +567,15 @@ void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out
   const __m512 inverse = _mm512_set1_ps(127.0f / max);
   const __m512i qa = _mm512_cvt_roundps_epi32(_mm512_mul_ps(a, inverse), kRound);
   const __m512i qb = _mm512_cvt_roundps_epi32(_mm512_mul_ps(b, inverse), kRound);
-  _mm_store_si128(quants, _mm512_cvtepi32_epi8(qa));
-  _mm_store_si128(quants + 1, _mm512_cvtepi32_epi8(qb));
-  const int32_t sum_a = _mm512_reduce_add_epi32(qa), sum_b = _mm512_reduce_add_epi32(qb);
+  const __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_cvtepi32_epi8(qa)),
+                                            _mm512_cvtepi32_epi8(qb), 1);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(quants), q);
+  // Sums of q + 128 over 8 bytes each, then over 16.
+  const __m256i eights =
+      _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+  const __m256i sums = _mm256_add_epi64(eights, _mm256_shuffle_epi32(eights, 0x4e));
+  const int32_t sum_a = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums)) - 16 * 128;
+  const int32_t sum_b = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1)) - 16 * 128;
   const float d = max / 127.0f;
   out->d[block] = d;
   out->s[block] = d * static_cast<float>(sum_a + sum_b);
