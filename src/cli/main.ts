@@ -4,6 +4,7 @@
  * a message and an exit code. Commands are imported when they run, so that --help is instant and
  * serve loads nothing it does not need.
  */
+import module from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { ConfigError } from '../config.js';
 import { packageVersion } from '../http/version.js';
@@ -82,6 +83,12 @@ const CHAT_FLAGS = [
   'seed',
 ];
 
+/** Node 22 and newer keep compiled code on disk, which halves the start. */
+function cacheCompiledCode(): void {
+  const { enableCompileCache } = module as { enableCompileCache?: () => unknown };
+  enableCompileCache?.();
+}
+
 const LINGER_MS = 3_000;
 
 async function main(): Promise<void> {
@@ -104,4 +111,5 @@ function report(error: unknown): number {
   return exitCodeOf(error);
 }
 
+cacheCompiledCode();
 await main();

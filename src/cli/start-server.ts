@@ -112,7 +112,7 @@ async function assemble(rooms: Rooms): Promise<RunningServer> {
     config,
     model: {
       id,
-      aliases: [config.model, model.name].filter((name) => name !== id),
+      aliases: aliasesOf(config, model).filter((name) => name !== id),
       createdSeconds: Math.floor(Date.now() / 1000),
       maxModelLen: info.maxModelLen,
       defaults: model.defaults,
@@ -139,6 +139,14 @@ async function assemble(rooms: Rooms): Promise<RunningServer> {
       return stopping;
     },
   };
+}
+
+/**
+ * Names that mean this model too. Random weights that were asked for do not answer to the default
+ * model's name; those that stand in for it do, so that a first example works as written.
+ */
+function aliasesOf(config: ServeConfig, model: ModelDescription): string[] {
+  return config.synthetic === null ? [config.model, model.name] : [model.name];
 }
 
 function delay(ms: number): Promise<void> {
