@@ -45,6 +45,8 @@ export interface LocalEngineSetup {
   /** Of the model; identifies K/V together with element type and arithmetic path. */
   fingerprint: string;
   observer: EngineObserver | null;
+  /** Told once when the engine fails, with the step plan that native code failed on, if it was one. */
+  onFailure?: (error: EngineError, plan: Int32Array | null) => void;
 }
 
 /** setTimeout's largest delay. */
@@ -68,6 +70,7 @@ export class LocalEngine implements Engine {
   private readonly options: LocalEngineOptions;
   private readonly fingerprint: string;
   private readonly observer: EngineObserver | null;
+  private readonly onFailure: LocalEngineSetup['onFailure'];
   private readonly pool: BlockPool;
   private readonly manager: BlockManager;
   private readonly scheduler: Scheduler;
@@ -78,13 +81,16 @@ export class LocalEngine implements Engine {
   private stepCount = 0;
   private prefillRate: number | null = null;
   private failed: EngineError | null = null;
+  private failedPlan: Int32Array | null = null;
   private isDraining = false;
   private isClosed = false;
   private wake: (() => void) | null = null;
   private drained: Array<() => void> = [];
 
-  constructor({ native, options, fingerprint, observer }: LocalEngineSetup) {
+  constructor(setup: LocalEngineSetup) {
+    const { native, options, fingerprint, observer } = setup;
     const { info } = native;
+    this.onFailure = setup.onFailure;
     this.native = native;
     this.options = options;
     this.observer = observer;
@@ -367,10 +373,21 @@ export class LocalEngine implements Engine {
         return !engine.isClosed;
       },
       schedule: () => this.scheduler.schedule(performance.now()),
-      submit: (words) => this.native.submit(words),
+      submit: (words) => this.submitPlan(words),
       commit: (result) => this.commit(result),
       waitForWork: () => this.waitForWork(),
     };
+  }
+
+  private async submitPlan(words: Int32Array): Promise<Int32Array> {
+    // The buffer is reused by the next step; a few KiB a step buy a report that can be replayed.
+    const plan = words.slice();
+    try {
+      return await this.native.submit(words);
+    } catch (error) {
+      this.failedPlan ??= plan;
+      throw error;
+    }
   }
 
   private waitForWork(): Promise<void> {
@@ -410,20 +427,17 @@ export class LocalEngine implements Engine {
     this.failed = FAULT_CODES.includes(error.code)
       ? error
       : new EngineError('ERR_INTERNAL', error.message, { cause: error });
-    for (const sequence of [...this.live.keys()]) {
-      try {
-        this.scheduler.remove(sequence);
-      } catch {
-        // A fault inside the scheduler may have left it inconsistent; the streams end all the same.
-      }
-      const failed = this.failed;
-      this.end(sequence, 'error', (usage, timings) => ({
-        type: 'error',
-        error: failed,
-        usage,
-        timings,
-      }));
+    this.onFailure?.(this.failed, this.failedPlan);
+    for (const sequence of [...this.live.keys()]) this.endFailed(sequence, this.failed);
+  }
+
+  private endFailed(sequence: Sequence, error: EngineError): void {
+    try {
+      this.scheduler.remove(sequence);
+    } catch {
+      // A fault inside the scheduler may have left it inconsistent; the streams end all the same.
     }
+    this.end(sequence, 'error', (usage, timings) => ({ type: 'error', error, usage, timings }));
   }
 
   private wakeLoop(): void {

@@ -6,6 +6,7 @@ import type {
   GenerationRequest,
   GenerationStream,
 } from '../../../src/engine/engine-types.js';
+import { decodeStepPlan } from '../../../src/engine/step-plan.js';
 import { EngineError } from '../../../src/errors.js';
 import type { SamplingParams } from '../../../src/types.js';
 import {
@@ -357,6 +358,30 @@ t.test('a native failure ends every stream and every later submit', async (t) =>
   t.equal(codeOf(() => engine.submit(request(counting(3)))).code, 'ERR_DEVICE');
   t.equal(calls.filter((call) => call.startsWith('finish error')).length, 3);
   await engine.drain(1000);
+  await engine.close();
+});
+
+t.test('a failure is reported once, with the plan that failed', async (t) => {
+  const native = new FakeNativeEngine();
+  const reports: Array<[string, number | undefined]> = [];
+  const engine = new LocalEngine({
+    native,
+    options: {
+      itlTargetMs: 50,
+      maxQueueRequests: 0,
+      maxQueueTokens: 0,
+      prefixCache: true,
+      overlap: true,
+      check: true,
+    },
+    fingerprint: 'toy',
+    observer: null,
+    onFailure: (error, plan) => reports.push([error.code, plan ? decodeStepPlan(plan).stepId : -1]),
+  });
+  native.failNext = new EngineError('ERR_DEVICE', 'gone');
+  await collect(engine.submit(request(counting(3))));
+  await turns(5);
+  t.strictSame(reports, [['ERR_DEVICE', 1]]);
   await engine.close();
 });
 
