@@ -134,22 +134,26 @@ int main(int argc, char** argv) {
   const Isa isa = chosen.value();
   ThreadPool pool(threads);
   const double seconds = tiny ? 0.001 : 0.15;
-  const double bandwidth = read_bandwidth(pool, tiny ? size_t{1} << 20 : size_t{256} << 20, seconds);
+  const double bandwidth =
+      read_bandwidth(pool, tiny ? size_t{1} << 20 : size_t{256} << 20, seconds);
   const double peak = vnni_peak(pool, seconds);
   std::printf("%s, %s, %d threads: read %.1f GB/s, VNNI peak %.0f GMAC/s\n",
               cpu_model_name().c_str(), isa_name(isa), threads, bandwidth / 1e9, peak / 1e9);
   std::printf("%-5s %6s %5s %4s  %9s %7s %9s %6s\n", "type", "rows", "cols", "M", "us", "GB/s",
               "GMAC/s", "share");
 
-  std::vector<Shape> shapes = {
-      {DType::kQ4_1, 1536, 576}, {DType::kQ4_0, 8192, 2048}, {DType::kQ4_1, 8192, 2048},
-      {DType::kQ8_0, 8192, 2048}, {DType::kQ5_0, 8192, 2048}, {DType::kQ4_K, 8192, 2048},
-      {DType::kQ5_K, 8192, 2048}, {DType::kQ6_K, 8192, 2048}, {DType::kBF16, 8192, 2048},
-      {DType::kF16, 8192, 2048}};
+  std::vector<Shape> shapes = {{DType::kQ4_1, 1536, 576},  {DType::kQ4_0, 8192, 2048},
+                               {DType::kQ4_1, 8192, 2048}, {DType::kQ8_0, 8192, 2048},
+                               {DType::kQ5_0, 8192, 2048}, {DType::kQ4_K, 8192, 2048},
+                               {DType::kQ5_K, 8192, 2048}, {DType::kQ6_K, 8192, 2048},
+                               {DType::kBF16, 8192, 2048}, {DType::kF16, 8192, 2048}};
   std::vector<int> counts = {1, 4, 8, 16, 64, 512};
   if (tiny) {
-    shapes = {{DType::kQ4_1, 64, 256}, {DType::kQ4_0, 64, 256}, {DType::kQ8_0, 64, 256},
-              {DType::kQ6_K, 64, 256}, {DType::kBF16, 64, 256}};
+    shapes = {{DType::kQ4_1, 64, 256},
+              {DType::kQ4_0, 64, 256},
+              {DType::kQ8_0, 64, 256},
+              {DType::kQ6_K, 64, 256},
+              {DType::kBF16, 64, 256}};
     counts = {1, 16};
   }
   for (const Shape& shape : shapes) {
@@ -169,8 +173,8 @@ int main(int argc, char** argv) {
       matrices.push_back(std::move(packed.value()));
     }
     for (const int tokens : counts) {
-      std::vector<float> x(static_cast<size_t>(tokens * shape.cols)), norm(
-          static_cast<size_t>(shape.cols), 1.0f);
+      std::vector<float> x(static_cast<size_t>(tokens * shape.cols)),
+          norm(static_cast<size_t>(shape.cols), 1.0f);
       std::vector<float> y(static_cast<size_t>(tokens * shape.rows));
       std::mt19937 random(2);
       for (float& value : x) value = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;

@@ -23,8 +23,9 @@ namespace {
 constexpr int kMaxTokens = 100;
 constexpr float kGuard = 12345.0f;
 const int kTokenCounts[] = {1, 2, 3, 4, 5, 16, 17, 33, 100};
-const DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                      DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+const DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                      DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
 std::vector<Isa> levels() {
   std::vector<Isa> list;
@@ -42,7 +43,9 @@ struct Rows {
   int64_t cols, stride;
   std::vector<float> x;
   Rows(int count, int64_t num_cols, uint32_t seed)
-      : cols(num_cols), stride(num_cols + 3), x(static_cast<size_t>(count * (num_cols + 3)), kGuard) {
+      : cols(num_cols),
+        stride(num_cols + 3),
+        x(static_cast<size_t>(count * (num_cols + 3)), kGuard) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (int t = 0; t < count; ++t) {
@@ -91,7 +94,8 @@ struct Decoded {
 };
 
 // W a for one activation row.
-std::vector<float> oracle_row(const Stored& w, const Decoded& decoded, const std::vector<float>& a) {
+std::vector<float> oracle_row(const Stored& w, const Decoded& decoded,
+                              const std::vector<float>& a) {
   std::vector<float> y;
   const int64_t cols = w.cols;
   if (is_float(w.dtype)) {
@@ -159,10 +163,9 @@ struct Call {
   float softcap = 0;
 };
 
-Product multiply(const PackedMatrix& matrix, const Rows& rows, int tokens, const Call& call, Isa isa,
-                 ThreadPool& pool) {
-  const bool gated =
-      call.epilogue == Epilogue::kSiluMul || call.epilogue == Epilogue::kGeluMul;
+Product multiply(const PackedMatrix& matrix, const Rows& rows, int tokens, const Call& call,
+                 Isa isa, ThreadPool& pool) {
+  const bool gated = call.epilogue == Epilogue::kSiluMul || call.epilogue == Epilogue::kGeluMul;
   Product out{packed_rows(matrix) / (gated ? 2 : 1), {}};
   out.y.assign(static_cast<size_t>(tokens * (out.columns + 5)), kGuard);
   if (call.epilogue == Epilogue::kAdd) {
@@ -174,7 +177,8 @@ Product multiply(const PackedMatrix& matrix, const Rows& rows, int tokens, const
   prepare_rows({rows.x.data(), rows.stride, call.indices, tokens, static_cast<int32_t>(rows.cols),
                 call.norm, 1e-5f},
                matrix, isa, prepared, pool);
-  matmul({&matrix, out.y.data(), out.columns + 5, call.epilogue, call.softcap}, prepared, isa, pool);
+  matmul({&matrix, out.y.data(), out.columns + 5, call.epilogue, call.softcap}, prepared, isa,
+         pool);
   return out;
 }
 
@@ -196,9 +200,12 @@ PackedMatrixPtr pack(const std::vector<const Stored*>& parts, bool interleave, T
 
 std::vector<int64_t> widths(DType dtype) {
   switch (dtype_info(dtype).block_elements) {
-    case 1: return {1, 17, 64, 577};
-    case 32: return {32, 64, 576, 640, 800};
-    default: return {256, 768, 1536};
+    case 1:
+      return {1, 17, 64, 577};
+    case 32:
+      return {32, 64, 576, 640, 800};
+    default:
+      return {256, 768, 1536};
   }
 }
 
@@ -259,7 +266,8 @@ LH_TEST(norm_and_row_indices) {
       for (const Isa isa : levels()) {
         Product product = multiply(*matrix, rows, 8, call, isa, pool);
         for (int t = 0; t < 8; ++t) {
-          const auto a = normalised(rows.row(indices[static_cast<size_t>(t)]), cols, norm.data(), 1e-5f);
+          const auto a =
+              normalised(rows.row(indices[static_cast<size_t>(t)]), cols, norm.data(), 1e-5f);
           const auto expected = oracle_row(weights, decoded, a);
           EXPECT_EQ(count_different(product.row(t), expected.data(), 24), 0);
         }
@@ -291,8 +299,8 @@ LH_TEST(norm_of_odd_widths) {
 
 LH_TEST(parts_of_several_dtypes) {
   ThreadPool pool(2);
-  const Stored q(DType::kQ4_K, 48, 512, 31), k(DType::kQ6_K, 20, 512, 32), v(DType::kF16, 7, 512, 33),
-      g(DType::kQ8_0, 33, 512, 34);
+  const Stored q(DType::kQ4_K, 48, 512, 31), k(DType::kQ6_K, 20, 512, 32),
+      v(DType::kF16, 7, 512, 33), g(DType::kQ8_0, 33, 512, 34);
   const std::vector<const Stored*> parts = {&q, &k, &v, &g};
   const PackedMatrixPtr matrix = pack(parts, false, pool);
   const Rows rows(19, 512, 35);
@@ -413,7 +421,8 @@ LH_TEST(extreme_activations) {
       Product scalar = multiply(*matrix, rows, tokens, {}, Isa::kScalar, pool);
       for (int c = 0; c < 20; ++c) {
         EXPECT_TRUE(std::isfinite(scalar.row(0)[c]));
-        for (int t = 1; t < 4; ++t) EXPECT_TRUE(!std::isfinite(scalar.row(t)[c]) || is_float(dtype));
+        for (int t = 1; t < 4; ++t)
+          EXPECT_TRUE(!std::isfinite(scalar.row(t)[c]) || is_float(dtype));
         EXPECT_TRUE(std::isnan(scalar.row(1)[c]));
         if (tokens == 8) {
           EXPECT_NEAR(scalar.row(4)[c], 0.0, 1e-30);

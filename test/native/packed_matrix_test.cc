@@ -1,12 +1,13 @@
 // Packing loses nothing: every dtype's rows come back exactly as an independent reading of the
 // stored bytes gives them, whatever the number of rows, parts and columns; shapes that a dtype
 // cannot hold are refused.
+#include "backend/cpu/packed_matrix.h"
+
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
 #include "backend/cpu/matmul.h"
-#include "backend/cpu/packed_matrix.h"
 #include "stored_weights.h"
 #include "test.h"
 
@@ -16,8 +17,9 @@ using lh_test::Stored;
 
 namespace {
 
-const DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                      DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+const DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                      DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
 void expect_rows(const PackedMatrix& matrix, const std::vector<const Stored*>& parts, float scale) {
   std::vector<float> out(static_cast<size_t>(packed_cols(matrix)) + 1);

@@ -16,8 +16,8 @@ namespace lh_test {
 
 inline float half_value(uint16_t h) {
   const int exponent = h >> 10 & 31, mantissa = h & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24)
-                                         : std::ldexp(1024 + mantissa, exponent - 25);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
   return static_cast<float>(h & 0x8000 ? -magnitude : magnitude);
 }
 
@@ -56,12 +56,18 @@ struct Stored {
             std::memcpy(block, &h, 2);
             break;
           }
-          case longhaul::DType::kQ6_K: half(208); break;
+          case longhaul::DType::kQ6_K:
+            half(208);
+            break;
           case longhaul::DType::kQ4_1:
           case longhaul::DType::kQ5_1:
           case longhaul::DType::kQ4_K:
-          case longhaul::DType::kQ5_K: half(0); half(2); break;
-          default: half(0);
+          case longhaul::DType::kQ5_K:
+            half(0);
+            half(2);
+            break;
+          default:
+            half(0);
         }
       }
     }
@@ -88,9 +94,12 @@ struct Stored {
     };
     const auto nibble = [](uint8_t byte, bool high) { return high ? byte >> 4 : byte & 15; };
     switch (dtype) {
-      case DType::kQ8_0: return {static_cast<int8_t>(b[2 + i]), half(0), 0};
-      case DType::kQ4_0: return {nibble(b[2 + i % 16], i >= 16) - 8, half(0), 0};
-      case DType::kQ4_1: return {nibble(b[4 + i % 16], i >= 16), half(0), half(2)};
+      case DType::kQ8_0:
+        return {static_cast<int8_t>(b[2 + i]), half(0), 0};
+      case DType::kQ4_0:
+        return {nibble(b[2 + i % 16], i >= 16) - 8, half(0), 0};
+      case DType::kQ4_1:
+        return {nibble(b[4 + i % 16], i >= 16), half(0), half(2)};
       case DType::kQ5_0: {
         const int high = b[2 + i / 8] >> (i % 8) & 1;
         return {nibble(b[6 + i % 16], i >= 16) + 16 * high - 16, half(0), 0};
@@ -117,7 +126,8 @@ struct Stored {
         return {low + 16 * high - 32,
                 half(208) * static_cast<float>(static_cast<int8_t>(b[192 + i / 16])), 0};
       }
-      default: return {0, 0, 0};
+      default:
+        return {0, 0, 0};
     }
   }
   bool has_min() const {

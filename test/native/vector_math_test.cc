@@ -26,7 +26,8 @@ double largest_error(float limit, double floor, const F& f, const G& exact) {
   for (uint32_t bits = 0; bits < std::bit_cast<uint32_t>(limit); bits += 4099) {
     for (const float x : {std::bit_cast<float>(bits), -std::bit_cast<float>(bits)}) {
       const double e = exact(static_cast<double>(x));
-      largest = std::max(largest, std::fabs(static_cast<double>(f(x)) - e) / (std::fabs(e) + floor));
+      largest =
+          std::max(largest, std::fabs(static_cast<double>(f(x)) - e) / (std::fabs(e) + floor));
     }
   }
   return largest;

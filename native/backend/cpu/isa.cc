@@ -49,9 +49,9 @@ Features detect() {
   f.sse42 = bit(c, 20);
   const bool osxsave = bit(c, 27);
   const uint64_t state = osxsave ? enabled_state() : 0;
-  const bool os_avx = (state & 0x6) == 0x6;                  // xmm, ymm
-  const bool os_avx512 = os_avx && (state & 0xe0) == 0xe0;   // opmask, zmm 0-15, zmm 16-31
-  const bool os_amx = (state & 0x60000) == 0x60000;          // tile configuration, tile data
+  const bool os_avx = (state & 0x6) == 0x6;                 // xmm, ymm
+  const bool os_avx512 = os_avx && (state & 0xe0) == 0xe0;  // opmask, zmm 0-15, zmm 16-31
+  const bool os_amx = (state & 0x60000) == 0x60000;         // tile configuration, tile data
   f.movbe = bit(c, 22);
   f.avx = os_avx && bit(c, 28);
   f.fma = os_avx && bit(c, 12);
@@ -102,10 +102,10 @@ const Features& features() {
 Isa detect_isa() {
   const Features& f = features();
   // Every extension that the flags of the *_avx2.cc and *_avx512.cc files allow the compiler.
-  const bool avx2 = f.sse42 && f.avx && f.avx2 && f.fma && f.f16c && f.bmi1 && f.bmi2 && f.lzcnt &&
-                    f.movbe;
-  const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.avx512cd &&
-                      f.avx512_vnni;
+  const bool avx2 =
+      f.sse42 && f.avx && f.avx2 && f.fma && f.f16c && f.bmi1 && f.bmi2 && f.lzcnt && f.movbe;
+  const bool avx512 =
+      avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.avx512cd && f.avx512_vnni;
   const bool amx = avx512 && f.amx_tile && f.amx_int8 && f.amx_bf16;
   if (amx && request_amx_permission()) return Isa::kAmx;
   if (avx512) return Isa::kAvx512;
@@ -175,10 +175,14 @@ double tightest_quota(const std::string& mount, std::string path) {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::kScalar: return "scalar";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAmx: return "amx";
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
@@ -202,14 +206,22 @@ Result<Isa> choose_isa(std::string_view limit) {
 std::vector<std::string> cpu_features() {
   const Features& f = features();
   const std::pair<bool, const char*> all[] = {
-      {f.sse42, "sse4_2"},          {f.avx, "avx"},
-      {f.avx2, "avx2"},             {f.fma, "fma"},
-      {f.f16c, "f16c"},             {f.bmi2, "bmi2"},
-      {f.avx_vnni, "avx_vnni"},     {f.avx512f, "avx512f"},
-      {f.avx512bw, "avx512bw"},     {f.avx512vl, "avx512vl"},
-      {f.avx512dq, "avx512dq"},     {f.avx512_vnni, "avx512_vnni"},
-      {f.avx512_bf16, "avx512_bf16"}, {f.avx512_fp16, "avx512_fp16"},
-      {f.amx_tile, "amx_tile"},     {f.amx_int8, "amx_int8"},
+      {f.sse42, "sse4_2"},
+      {f.avx, "avx"},
+      {f.avx2, "avx2"},
+      {f.fma, "fma"},
+      {f.f16c, "f16c"},
+      {f.bmi2, "bmi2"},
+      {f.avx_vnni, "avx_vnni"},
+      {f.avx512f, "avx512f"},
+      {f.avx512bw, "avx512bw"},
+      {f.avx512vl, "avx512vl"},
+      {f.avx512dq, "avx512dq"},
+      {f.avx512_vnni, "avx512_vnni"},
+      {f.avx512_bf16, "avx512_bf16"},
+      {f.avx512_fp16, "avx512_fp16"},
+      {f.amx_tile, "amx_tile"},
+      {f.amx_int8, "amx_int8"},
       {f.amx_bf16, "amx_bf16"},
   };
   std::vector<std::string> names;
@@ -275,8 +287,7 @@ int default_threads() {
   std::set<std::pair<std::string, std::string>> cores;
   bool known = !cpus.empty();
   for (const int cpu : cpus) {
-    const std::string topology =
-        "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     const std::string core = read_line(topology + "core_id");
     if (core.empty()) known = false;
     cores.emplace(read_line(topology + "physical_package_id"), core);

@@ -1,11 +1,11 @@
 // Drives the kernels of one instruction set over strips of 32 weight rows.
 //
 // Few tokens: the work is reading weights, so workers take runs of neighboring strips and unpack
-// them in registers. Runs are handed out as workers come free: where the threads of the host program
-// share the processors, a fixed split would wait for the slower half. Many tokens: a worker takes a
-// strip and a tile of tokens, expands 256 columns of the strip at a time into its own 10 KB, and
-// passes all tokens of the tile over them; sums wait in the worker's tile meanwhile. Which worker
-// computes what, and how tokens are grouped, changes no bit.
+// them in registers. Runs are handed out as workers come free: where the threads of the host
+// program share the processors, a fixed split would wait for the slower half. Many tokens: a worker
+// takes a strip and a tile of tokens, expands 256 columns of the strip at a time into its own 10
+// KB, and passes all tokens of the tile over them; sums wait in the worker's tile meanwhile. Which
+// worker computes what, and how tokens are grouped, changes no bit.
 #include "backend/cpu/matmul.h"
 
 #include <algorithm>
@@ -63,11 +63,16 @@ const MatmulKernels& kernels_for(Isa isa) {
 
 OutputKind output_kind(Epilogue epilogue) {
   switch (epilogue) {
-    case Epilogue::kStore: return OutputKind::kStore;
-    case Epilogue::kAdd: return OutputKind::kAdd;
-    case Epilogue::kSiluMul: return OutputKind::kSiluMul;
-    case Epilogue::kGeluMul: return OutputKind::kGeluMul;
-    case Epilogue::kSoftcap: return OutputKind::kSoftcap;
+    case Epilogue::kStore:
+      return OutputKind::kStore;
+    case Epilogue::kAdd:
+      return OutputKind::kAdd;
+    case Epilogue::kSiluMul:
+      return OutputKind::kSiluMul;
+    case Epilogue::kGeluMul:
+      return OutputKind::kGeluMul;
+    case Epilogue::kSoftcap:
+      return OutputKind::kSoftcap;
   }
   return OutputKind::kStore;
 }

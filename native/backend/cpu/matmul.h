@@ -66,22 +66,22 @@ struct PrepareParams {
   const int32_t* row_indices = nullptr;  // may be null
   int32_t num_tokens = 0;
   int32_t cols = 0;
-  const float* norm = nullptr;           // may be null
+  const float* norm = nullptr;  // may be null
   float eps = 0;
 };
 
 enum class Epilogue {
-  kStore,      // y = W a
-  kAdd,        // y += W a
-  kSiluMul,    // interleaved gate/up: y = silu(gate) * up, y has rows / 2 columns
-  kGeluMul,    // the same with tanh-approximated GELU
-  kSoftcap,    // y = cap * tanh(W a / cap)
+  kStore,    // y = W a
+  kAdd,      // y += W a
+  kSiluMul,  // interleaved gate/up: y = silu(gate) * up, y has rows / 2 columns
+  kGeluMul,  // the same with tanh-approximated GELU
+  kSoftcap,  // y = cap * tanh(W a / cap)
 };
 
 struct MatmulParams {
   const PackedMatrix* weight = nullptr;
-  float* y = nullptr;       // [num_tokens, rows]
-  int64_t y_stride = 0;     // elements
+  float* y = nullptr;    // [num_tokens, rows]
+  int64_t y_stride = 0;  // elements
   Epilogue epilogue = Epilogue::kStore;
   float softcap = 0;
 };

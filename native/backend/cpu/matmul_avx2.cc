@@ -13,9 +13,7 @@ namespace {
 
 using Byte = uint8_t;
 
-inline __m256i load(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
+inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 inline __m256i broadcast4(const int8_t* p) {
   int32_t word;
@@ -108,8 +106,7 @@ inline void expand_scales(const Byte* scales, int64_t chunk, int b, int lane, in
     const Byte* s = scales + chunk * 320;
     const __m256 d = half_row(s + 2 * lane);
     const __m256 m = _mm256_xor_ps(half_row(s + 32 + 2 * lane), _mm256_set1_ps(-0.0f));
-    _mm256_store_ps(out->scales[b] + column,
-                    _mm256_mul_ps(d, byte_row(s + 64 + 16 * b + lane)));
+    _mm256_store_ps(out->scales[b] + column, _mm256_mul_ps(d, byte_row(s + 64 + 16 * b + lane)));
     _mm256_store_ps(out->mins[b] + column, _mm256_mul_ps(m, byte_row(s + 192 + 16 * b + lane)));
   } else {
     const int64_t block = chunk * kChunkBlocks + b;
@@ -133,9 +130,9 @@ void expand_as(const PackFormat& format, const std::byte* group, const GroupLayo
     const int64_t ahead = block + 2 * kChunkBlocks;
     const bool next = ahead >= count;
     const int64_t at = next ? (ahead - count < count ? ahead - count : 0) : ahead;
-    prefetch_block<kBits>(next ? base + 2 * layout.bytes : base, layout, at,
-                          kSuper ? format.scale_block_bytes / kChunkBlocks
-                                 : format.scale_block_bytes);
+    prefetch_block<kBits>(
+        next ? base + 2 * layout.bytes : base, layout, at,
+        kSuper ? format.scale_block_bytes / kChunkBlocks : format.scale_block_bytes);
     for (int lane = 0; lane < kGroupRows; lane += 8) {
       expand_quants<kBits>(base + block * format.low_block_bytes,
                            base + layout.high + block * format.high_block_bytes, 4 * lane,
@@ -151,16 +148,24 @@ void expand(DType dtype, const std::byte* group, const GroupLayout& layout, int6
   const PackFormat& f = kPackFormats[static_cast<int>(dtype)];
   constexpr ScaleMode kPlain = ScaleMode::kPlain, kMin = ScaleMode::kMin;
   switch (dtype) {
-    case DType::kQ8_0: return expand_as<8, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_0: return expand_as<4, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_1: return expand_as<4, kMin, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_0: return expand_as<5, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_1: return expand_as<5, kMin, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_K: return expand_as<4, kMin, true>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_K: return expand_as<5, kMin, true>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ8_0:
+      return expand_as<8, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_0:
+      return expand_as<4, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_1:
+      return expand_as<4, kMin, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_0:
+      return expand_as<5, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_1:
+      return expand_as<5, kMin, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_K:
+      return expand_as<4, kMin, true>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_K:
+      return expand_as<5, kMin, true>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ6_K:
       return expand_as<6, ScaleMode::kHalves, true>(f, group, layout, chunk, blocks, half, out);
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -214,7 +219,8 @@ inline void dot_slices(const Byte* weights, const ActivationChunk* rows, int fir
   }
 }
 
-// Float sums stay in memory: they are touched once a block, and the integer sums need the registers.
+// Float sums stay in memory: they are touched once a block, and the integer sums need the
+// registers.
 template <ScaleMode kMode, int kSafe, int kTokens>
 void multiply_tokens(const ExpandedChunk& weights, int blocks, int offset,
                      const ActivationChunk* rows, float* acc) {
@@ -244,8 +250,8 @@ void multiply_tokens(const ExpandedChunk& weights, int blocks, int offset,
         for (int t = 0; t < kTokens; ++t) {
           float* f = acc + t * kStripRows + column + lane;
           const __m256 scaled = _mm256_mul_ps(scale, _mm256_set1_ps(rows[t].d[block]));
-          __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t][lane / 8]), scaled,
-                                     _mm256_load_ps(f));
+          __m256 v =
+              _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t][lane / 8]), scaled, _mm256_load_ps(f));
           if constexpr (kMode == ScaleMode::kMin) {
             const __m256 min = _mm256_load_ps(weights.mins[block] + column + lane);
             v = _mm256_fmadd_ps(min, _mm256_set1_ps(rows[t].s[block]), v);
@@ -265,9 +271,15 @@ void multiply_as(const ExpandedChunk& weights, int blocks, int offset, const Act
   for (int shares = (tokens + kTokensMax - 1) / kTokensMax; shares > 0; --shares) {
     const int n = (tokens + shares - 1) / shares;
     switch (n) {
-      case 1: multiply_tokens<kMode, kSafe, 1>(weights, blocks, offset, rows, acc); break;
-      case 2: multiply_tokens<kMode, kSafe, 2>(weights, blocks, offset, rows, acc); break;
-      default: multiply_tokens<kMode, kSafe, 3>(weights, blocks, offset, rows, acc); break;
+      case 1:
+        multiply_tokens<kMode, kSafe, 1>(weights, blocks, offset, rows, acc);
+        break;
+      case 2:
+        multiply_tokens<kMode, kSafe, 2>(weights, blocks, offset, rows, acc);
+        break;
+      default:
+        multiply_tokens<kMode, kSafe, 3>(weights, blocks, offset, rows, acc);
+        break;
     }
     rows += n;
     acc += n * kStripRows;
@@ -361,8 +373,12 @@ void floats_as(const Strip& strip, int64_t cols, const float* rows, int64_t stri
       const Byte* g = reinterpret_cast<const Byte*>(strip.groups[half]);
       float* out = acc + half * kGroupRows;
       switch (n) {
-        case 1: floats_tokens<kType, 1, 2>(g, 0, pairs, rows, stride, out); break;
-        case 2: floats_tokens<kType, 2, 2>(g, 0, pairs, rows, stride, out); break;
+        case 1:
+          floats_tokens<kType, 1, 2>(g, 0, pairs, rows, stride, out);
+          break;
+        case 2:
+          floats_tokens<kType, 2, 2>(g, 0, pairs, rows, stride, out);
+          break;
         case 3:
           floats_tokens<kType, 3, 1>(g, 0, pairs, rows, stride, out);
           floats_tokens<kType, 3, 1>(g, 8, pairs, rows, stride, out);
@@ -382,10 +398,14 @@ void floats_as(const Strip& strip, int64_t cols, const float* rows, int64_t stri
 void multiply_floats(const Strip& strip, int64_t cols, const float* rows, int64_t row_stride,
                      int tokens, float* acc) {
   switch (strip.dtype) {
-    case DType::kF32: return floats_as<DType::kF32>(strip, cols, rows, row_stride, tokens, acc);
-    case DType::kF16: return floats_as<DType::kF16>(strip, cols, rows, row_stride, tokens, acc);
-    case DType::kBF16: return floats_as<DType::kBF16>(strip, cols, rows, row_stride, tokens, acc);
-    default: return;
+    case DType::kF32:
+      return floats_as<DType::kF32>(strip, cols, rows, row_stride, tokens, acc);
+    case DType::kF16:
+      return floats_as<DType::kF16>(strip, cols, rows, row_stride, tokens, acc);
+    case DType::kBF16:
+      return floats_as<DType::kBF16>(strip, cols, rows, row_stride, tokens, acc);
+    default:
+      return;
   }
 }
 
@@ -435,8 +455,7 @@ void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out
   __m256i largest = _mm256_setzero_si256();
   for (int i = 0; i < 4; ++i) {
     v[i] = row.at(k + 8 * i, all);
-    largest =
-        _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
   }
   const int32_t max_bits = largest_lane(largest);
   float max;
@@ -453,8 +472,8 @@ void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out
   __m256i q[4];
   for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
   // Packing works within 128-bit halves; the permutation puts the dwords back in order.
-  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
-                                           _mm256_packs_epi32(q[2], q[3]));
+  const __m256i bytes =
+      _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
   const __m256i ordered =
       _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   _mm256_store_si256(quants, ordered);
@@ -518,8 +537,8 @@ void finish(const Strip& strip, const float* acc, int tokens, const OutputParams
 }  // namespace
 
 const MatmulKernels& avx2_matmul_kernels() {
-  static constexpr MatmulKernels kKernels = {prepare,         expand, multiply, nullptr,
-                                             multiply_floats, finish};
+  static constexpr MatmulKernels kKernels = {prepare, expand,          multiply,
+                                             nullptr, multiply_floats, finish};
   return kKernels;
 }
 

@@ -142,8 +142,9 @@ inline void start_values(const ActivationChunk& row, int offset, int32_t* starts
 
 // ---- prefetching ----
 
-// Hardware prefetchers stop at 4 KB borders and follow a group's planes late: ask for what is needed
-// this far ahead, into the second-level cache (measured: nearer or into the first level is slower).
+// Hardware prefetchers stop at 4 KB borders and follow a group's planes late: ask for what is
+// needed this far ahead, into the second-level cache (measured: nearer or into the first level is
+// slower).
 constexpr int kPrefetchBytes = 8192;
 
 // GCC takes a function that only prefetches for one without effects and drops calls to it, so both
@@ -158,7 +159,9 @@ __attribute__((always_inline)) inline void prefetch_lines(const Byte* p) {
 
 // All planes of one block of a group. Scales of a super-block are asked for in eighths.
 template <int kBits, ScaleMode kMode, bool kSuper>
-__attribute__((always_inline)) inline void prefetch_block(const Byte* group, const GroupLayout& layout, int64_t block) {
+__attribute__((always_inline)) inline void prefetch_block(const Byte* group,
+                                                          const GroupLayout& layout,
+                                                          int64_t block) {
   constexpr bool kMin = kMode == ScaleMode::kMin;
   constexpr int kLowBytes = kBits == 8 ? 512 : 256;
   constexpr int kHighBytes = kBits == 5 ? 64 : kBits == 6 ? 128 : 0;
@@ -205,16 +208,24 @@ void expand(DType dtype, const std::byte* group, const GroupLayout& layout, int6
   const PackFormat& f = kPackFormats[static_cast<int>(dtype)];
   constexpr ScaleMode kPlain = ScaleMode::kPlain, kMin = ScaleMode::kMin;
   switch (dtype) {
-    case DType::kQ8_0: return expand_as<8, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_0: return expand_as<4, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_1: return expand_as<4, kMin, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_0: return expand_as<5, kPlain, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_1: return expand_as<5, kMin, false>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ4_K: return expand_as<4, kMin, true>(f, group, layout, chunk, blocks, half, out);
-    case DType::kQ5_K: return expand_as<5, kMin, true>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ8_0:
+      return expand_as<8, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_0:
+      return expand_as<4, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_1:
+      return expand_as<4, kMin, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_0:
+      return expand_as<5, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_1:
+      return expand_as<5, kMin, false>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ4_K:
+      return expand_as<4, kMin, true>(f, group, layout, chunk, blocks, half, out);
+    case DType::kQ5_K:
+      return expand_as<5, kMin, true>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ6_K:
       return expand_as<6, ScaleMode::kHalves, true>(f, group, layout, chunk, blocks, half, out);
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -290,12 +301,24 @@ void multiply_as(const ExpandedChunk& weights, int blocks, int offset, const Act
   for (; shares > 0; --shares) {
     const int n = (tokens + shares - 1) / shares;
     switch (n) {
-      case 1: multiply_tokens<1, kMode>(weights, blocks, offset, rows, acc); break;
-      case 2: multiply_tokens<2, kMode>(weights, blocks, offset, rows, acc); break;
-      case 3: multiply_tokens<3, kMode>(weights, blocks, offset, rows, acc); break;
-      case 4: multiply_tokens<4, kMode>(weights, blocks, offset, rows, acc); break;
-      case 5: multiply_tokens<5, kMode>(weights, blocks, offset, rows, acc); break;
-      default: multiply_tokens<6, kMode>(weights, blocks, offset, rows, acc); break;
+      case 1:
+        multiply_tokens<1, kMode>(weights, blocks, offset, rows, acc);
+        break;
+      case 2:
+        multiply_tokens<2, kMode>(weights, blocks, offset, rows, acc);
+        break;
+      case 3:
+        multiply_tokens<3, kMode>(weights, blocks, offset, rows, acc);
+        break;
+      case 4:
+        multiply_tokens<4, kMode>(weights, blocks, offset, rows, acc);
+        break;
+      case 5:
+        multiply_tokens<5, kMode>(weights, blocks, offset, rows, acc);
+        break;
+      default:
+        multiply_tokens<6, kMode>(weights, blocks, offset, rows, acc);
+        break;
     }
     rows += n;
     acc += n * kStripRows;
@@ -394,10 +417,18 @@ void packed_as(const Strip& strip, const GroupLayout& layout, int64_t cols,
     for (int shares = (tokens + 3) / 4; shares > 0; --shares) {
       const int n = (left + shares - 1) / shares;
       switch (n) {
-        case 1: packed_group<kBits, kMode, kSuper, 1>(f, base, layout, blocks, r, stride, out); break;
-        case 2: packed_group<kBits, kMode, kSuper, 2>(f, base, layout, blocks, r, stride, out); break;
-        case 3: packed_group<kBits, kMode, kSuper, 3>(f, base, layout, blocks, r, stride, out); break;
-        default: packed_group<kBits, kMode, kSuper, 4>(f, base, layout, blocks, r, stride, out); break;
+        case 1:
+          packed_group<kBits, kMode, kSuper, 1>(f, base, layout, blocks, r, stride, out);
+          break;
+        case 2:
+          packed_group<kBits, kMode, kSuper, 2>(f, base, layout, blocks, r, stride, out);
+          break;
+        case 3:
+          packed_group<kBits, kMode, kSuper, 3>(f, base, layout, blocks, r, stride, out);
+          break;
+        default:
+          packed_group<kBits, kMode, kSuper, 4>(f, base, layout, blocks, r, stride, out);
+          break;
       }
       r += n;
       out += n * kStripRows;
@@ -425,9 +456,10 @@ void multiply_packed(const Strip& strip, const GroupLayout& layout, int64_t cols
     case DType::kQ5_K:
       return packed_as<5, kMin, true>(strip, layout, cols, rows, tokens, chunk_stride, acc);
     case DType::kQ6_K:
-      return packed_as<6, ScaleMode::kHalves, true>(strip, layout, cols, rows, tokens,
-                                                    chunk_stride, acc);
-    default: return;
+      return packed_as<6, ScaleMode::kHalves, true>(strip, layout, cols, rows, tokens, chunk_stride,
+                                                    acc);
+    default:
+      return;
   }
 }
 
@@ -493,12 +525,24 @@ void floats_as(const Strip& strip, int64_t cols, const float* rows, int64_t stri
   for (int shares = (tokens + kTokensMax - 1) / kTokensMax; shares > 0; --shares) {
     const int n = (tokens + shares - 1) / shares;
     switch (n) {
-      case 1: floats_tokens<kType, 1>(g0, g1, pairs, rows, stride, acc); break;
-      case 2: floats_tokens<kType, 2>(g0, g1, pairs, rows, stride, acc); break;
-      case 3: floats_tokens<kType, 3>(g0, g1, pairs, rows, stride, acc); break;
-      case 4: floats_tokens<kType, 4>(g0, g1, pairs, rows, stride, acc); break;
-      case 5: floats_tokens<kType, 5>(g0, g1, pairs, rows, stride, acc); break;
-      default: floats_tokens<kType, 6>(g0, g1, pairs, rows, stride, acc); break;
+      case 1:
+        floats_tokens<kType, 1>(g0, g1, pairs, rows, stride, acc);
+        break;
+      case 2:
+        floats_tokens<kType, 2>(g0, g1, pairs, rows, stride, acc);
+        break;
+      case 3:
+        floats_tokens<kType, 3>(g0, g1, pairs, rows, stride, acc);
+        break;
+      case 4:
+        floats_tokens<kType, 4>(g0, g1, pairs, rows, stride, acc);
+        break;
+      case 5:
+        floats_tokens<kType, 5>(g0, g1, pairs, rows, stride, acc);
+        break;
+      default:
+        floats_tokens<kType, 6>(g0, g1, pairs, rows, stride, acc);
+        break;
     }
     rows += n * stride;
     acc += n * kStripRows;
@@ -509,10 +553,14 @@ void floats_as(const Strip& strip, int64_t cols, const float* rows, int64_t stri
 void multiply_floats(const Strip& strip, int64_t cols, const float* rows, int64_t row_stride,
                      int tokens, float* acc) {
   switch (strip.dtype) {
-    case DType::kF32: return floats_as<DType::kF32>(strip, cols, rows, row_stride, tokens, acc);
-    case DType::kF16: return floats_as<DType::kF16>(strip, cols, rows, row_stride, tokens, acc);
-    case DType::kBF16: return floats_as<DType::kBF16>(strip, cols, rows, row_stride, tokens, acc);
-    default: return;
+    case DType::kF32:
+      return floats_as<DType::kF32>(strip, cols, rows, row_stride, tokens, acc);
+    case DType::kF16:
+      return floats_as<DType::kF16>(strip, cols, rows, row_stride, tokens, acc);
+    case DType::kBF16:
+      return floats_as<DType::kBF16>(strip, cols, rows, row_stride, tokens, acc);
+    default:
+      return;
   }
 }
 
@@ -631,8 +679,8 @@ void finish(const Strip& strip, const float* acc, int tokens, const OutputParams
 }  // namespace
 
 const MatmulKernels& avx512_matmul_kernels() {
-  static constexpr MatmulKernels kKernels = {prepare,         expand, multiply, multiply_packed,
-                                             multiply_floats, finish};
+  static constexpr MatmulKernels kKernels = {prepare,         expand,          multiply,
+                                             multiply_packed, multiply_floats, finish};
   return kKernels;
 }
 

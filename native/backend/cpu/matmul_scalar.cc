@@ -193,7 +193,8 @@ void multiply_floats(const Strip& strip, int64_t cols, const float* rows, int64_
         for (int t = 0; t < count; ++t) {
           const float x = rows[(first + t) * row_stride + k];
           float* chain = chains[t][k % 2];
-          for (int lane = 0; lane < kGroupRows; ++lane) chain[lane] = fused(w[lane], x, chain[lane]);
+          for (int lane = 0; lane < kGroupRows; ++lane)
+            chain[lane] = fused(w[lane], x, chain[lane]);
         }
       }
       for (int t = 0; t < count; ++t) {
@@ -235,8 +236,8 @@ void finish(const Strip& strip, const float* acc, int tokens, const OutputParams
 }  // namespace
 
 const MatmulKernels& scalar_matmul_kernels() {
-  static constexpr MatmulKernels kKernels = {prepare,         expand, multiply, nullptr,
-                                             multiply_floats, finish};
+  static constexpr MatmulKernels kKernels = {prepare, expand,          multiply,
+                                             nullptr, multiply_floats, finish};
   return kKernels;
 }
 

@@ -248,8 +248,8 @@ Status check_parts(std::span<const TensorView> parts, bool interleave) {
                    static_cast<long long>(part.cols));
     }
   }
-  if (interleave && (parts.size() != 2 || parts[1].rows != first.rows ||
-                     parts[1].dtype != first.dtype)) {
+  if (interleave &&
+      (parts.size() != 2 || parts[1].rows != first.rows || parts[1].dtype != first.dtype)) {
     return error(ErrorCode::kModelFormat,
                  "tensor %s: interleaving needs two tensors of one type and shape",
                  first.name.c_str());
@@ -402,8 +402,8 @@ void gather_row(const PackedMatrix& matrix, int64_t row, float scale, float* out
   const PackedSegment& segment = matrix.segments[p];
   const int64_t local = row - segment.first_row;
   const int lane = static_cast<int>(local % kGroupRows);
-  const auto* group = reinterpret_cast<const uint8_t*>(
-      segment.data + local / kGroupRows * segment.group_stride);
+  const auto* group =
+      reinterpret_cast<const uint8_t*>(segment.data + local / kGroupRows * segment.group_stride);
   const PackFormat& format = pack_format(segment.dtype);
   if (format.bits == 0) {
     return gather_floats(segment.dtype, group, lane, matrix.cols, scale, out);

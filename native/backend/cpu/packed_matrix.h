@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "backend/cpu/packed_matrix_memory.h"
 #include "backend/cpu/packed_matrix_layout.h"
+#include "backend/cpu/packed_matrix_memory.h"
 
 namespace longhaul::cpu {
 

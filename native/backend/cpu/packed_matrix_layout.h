@@ -41,20 +41,20 @@ enum class ScaleMode : int {
 };
 
 struct PackFormat {
-  int bits;               // 4, 5, 6, 8; 0 for float types
-  int offset;             // value = quant - offset
+  int bits;    // 4, 5, 6, 8; 0 for float types
+  int offset;  // value = quant - offset
   ScaleMode mode;
-  bool super_blocks;      // sub-scales under one f16 per 256 columns
-  int low_block_bytes;    // bytes of the low plane per block
+  bool super_blocks;    // sub-scales under one f16 per 256 columns
+  int low_block_bytes;  // bytes of the low plane per block
   int high_block_bytes;
   int scale_block_bytes;  // bytes of the scale plane per block, or per 256 with super_blocks
 };
 
 // Where a group's planes are; the same for all groups of one dtype and width.
 struct GroupLayout {
-  int64_t high = 0;    // byte offset from the group's start
+  int64_t high = 0;  // byte offset from the group's start
   int64_t scales = 0;
-  int64_t bytes = 0;   // whole group, a multiple of 64
+  int64_t bytes = 0;  // whole group, a multiple of 64
 };
 
 // Two groups that are computed together: neighbors, or a gate group and its up group. The last

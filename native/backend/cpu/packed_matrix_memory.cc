@@ -27,8 +27,8 @@ struct PackedMemory::Slab {
   explicit Slab(size_t bytes) {
     size = (bytes + kSlack + kHugePage - 1) / kHugePage * kHugePage;
     mapping_bytes = size + kHugePage;
-    void* memory = mmap(nullptr, mapping_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return;
     mapping = memory;
     const uintptr_t address = reinterpret_cast<uintptr_t>(memory);

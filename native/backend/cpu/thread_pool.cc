@@ -1,12 +1,12 @@
 // A region is a generation number: the engine thread writes the region's body, opens one share per
 // worker, then bumps the number (release); a worker that sees the new number (acquire) may read the
-// body and takes its share. When the engine thread is through with its own share it takes those that
-// are still open: a worker that sleeps, or that the system has not given a processor, never holds a
-// region up. What is left is to wait for shares that were taken by others.
+// body and takes its share. When the engine thread is through with its own share it takes those
+// that are still open: a worker that sleeps, or that the system has not given a processor, never
+// holds a region up. What is left is to wait for shares that were taken by others.
 //
 // Waits spin for tens of microseconds, longer than the gap between two operations of a step, and
-// then sleep in the kernel (std::atomic::wait is a futex on Linux). While they spin they yield: on a
-// busy machine the thread that is waited for, or Node's, may be queued on this very processor.
+// then sleep in the kernel (std::atomic::wait is a futex on Linux). While they spin they yield: on
+// a busy machine the thread that is waited for, or Node's, may be queued on this very processor.
 #include "backend/cpu/thread_pool.h"
 
 #include <algorithm>

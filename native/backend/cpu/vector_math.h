@@ -71,8 +71,8 @@ static inline float exp_scalar(float x) {
   const float r2 = r * r;
   const float p = fused(q, r2, r) + 1.0f;
   // The low bits of `shifted` are n; its other bits leave with the shift.
-  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) +
-                              (__builtin_bit_cast(uint32_t, shifted) << 23));
+  return __builtin_bit_cast(
+      float, __builtin_bit_cast(uint32_t, p) + (__builtin_bit_cast(uint32_t, shifted) << 23));
 }
 
 static inline float tanh_scalar(float u) {
@@ -105,7 +105,8 @@ static inline float f16_to_f32(uint16_t h) {
     const uint32_t quiet = magnitude > 0x7c00 ? 0x00400000u : 0u;
     return __builtin_bit_cast(float, sign | 0x7f800000u | (magnitude & 0x3ff) << 13 | quiet);
   }
-  if (magnitude >= 0x0400) return __builtin_bit_cast(float, sign | ((magnitude << 13) + 0x38000000u));
+  if (magnitude >= 0x0400)
+    return __builtin_bit_cast(float, sign | ((magnitude << 13) + 0x38000000u));
   // Subnormal or zero: magnitude * 2^-24 is exact.
   const float value = static_cast<float>(magnitude) * 0x1p-24f;
   return __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, value));

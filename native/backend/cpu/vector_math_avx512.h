@@ -23,8 +23,7 @@ static inline __m512 exp_avx512(__m512 x) {
   q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(kExpQ2));
   q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(kExpQ1));
   q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(kExpQ0));
-  const __m512 p =
-      _mm512_add_ps(_mm512_fmadd_ps(q, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+  const __m512 p = _mm512_add_ps(_mm512_fmadd_ps(q, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
   const __m512 scaled = _mm512_castsi512_ps(_mm512_add_epi32(
       _mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
   const __mmask16 not_low = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExpMin), _CMP_NLT_UQ);
@@ -47,8 +46,7 @@ static inline __m512 tanh_avx512(__m512 u) {
   const __m512 e = _mm512_add_ps(exp_avx512(_mm512_add_ps(a, a)), one);
   const __m512 large = _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0f), e));
   const __m512 sign = _mm512_set1_ps(-0.0f);
-  const __m512 signed_large =
-      _mm512_or_ps(_mm512_andnot_ps(sign, large), _mm512_and_ps(sign, u));
+  const __m512 signed_large = _mm512_or_ps(_mm512_andnot_ps(sign, large), _mm512_and_ps(sign, u));
   const __mmask16 is_small = _mm512_cmp_ps_mask(a, _mm512_set1_ps(kTanhSmall), _CMP_LT_OQ);
   return _mm512_mask_mov_ps(signed_large, is_small, small);
 }
@@ -59,8 +57,8 @@ static inline __m512 silu_avx512(__m512 x) {
 }
 
 static inline __m512 gelu_avx512(__m512 x) {
-  const __m512 inner = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(kGeluCubic), x),
-                                       _mm512_mul_ps(x, x), x);
+  const __m512 inner =
+      _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(kGeluCubic), x), _mm512_mul_ps(x, x), x);
   const __m512 e = exp_avx512(_mm512_mul_ps(inner, _mm512_set1_ps(kGeluScale)));
   return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
 }
