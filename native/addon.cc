@@ -5,6 +5,7 @@
 #include <string>
 
 #include "addon_engine.h"
+#include "addon_limits.h"
 #include "addon_tokenizer.h"
 #include "backend/cpu/isa.h"
 #include "napi_util.h"
@@ -53,6 +54,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("setErrorClass", Napi::Function::New(env, set_error_class, "setErrorClass"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   register_engine(env, exports);
+  register_limits(env, exports);
   register_tokenizer(env, exports);
   return exports;
 }

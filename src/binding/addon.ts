@@ -140,6 +140,17 @@ export interface Addon {
   /** Hands over the class native code constructs: new EngineError(code, message). */
   setErrorClass(errorClass: typeof EngineError): void;
   cpuInfo(): { model: string; isa: string; features: string[]; defaultThreads: number };
+  /**
+   * What this machine could do at best with `threads` (0 = automatic) at an instruction set, for
+   * benchmarks: bytes read and operations (a multiply and an add count as two) a second, the latter
+   * 0 where no limit is known. Blocks for about six times `seconds`.
+   */
+  measureLimits(options: {
+    threads: number;
+    isaLimit: string;
+    bufferBytes: number;
+    seconds: number;
+  }): { readBytesPerSecond: number; operationsPerSecond: number };
   /** Loads weights off the Node thread. Rejects with an EngineError. */
   createEngine(model: NativeModel, options: NativeEngineOptions): Promise<NativeEngineHandle>;
   createTokenizer(spec: NativeTokenizerSpec): NativeTokenizer;
