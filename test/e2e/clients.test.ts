@@ -8,7 +8,7 @@ import { type RunningServer, startServer } from '../support/start-server.js';
 import { testModel } from '../support/test-models.js';
 import { events, get, idleIntegrity, openStream } from './client.js';
 
-const QUESTION = 'What is the capital of Italy?';
+const QUESTION = 'Explain recursion in one sentence.';
 const model = await testModel('smollm2');
 
 /** What a promise that must reject rejects with. */
@@ -33,39 +33,40 @@ t.test('clients', { skip: model.skip }, async (t) => {
       const models = await openai.models.list();
       t.ok(models.data.some((entry) => entry.id === 'smol'));
       t.equal((await openai.models.retrieve('smol')).object, 'model');
-      await t.rejects(openai.models.retrieve('other'), OpenAI.NotFoundError);
+      t.type(await failure(openai.models.retrieve('other')), OpenAI.NotFoundError);
     });
 
     const whole = await openai.chat.completions.create({
-      model: 'smol', messages, temperature: 0, max_completion_tokens: 32, logprobs: true, top_logprobs: 3,
+      model: 'smol', messages, temperature: 0, max_completion_tokens: 200, logprobs: true, top_logprobs: 3,
     });
     const answer = whole.choices[0];
 
     t.test('a chat completion', async (t) => {
-      t.match(answer?.message.content, /Rome/);
+      t.match(answer?.message.content, /function/);
       t.equal(answer?.finish_reason, 'stop');
       t.equal(whole.object, 'chat.completion');
       t.ok(whole.id.startsWith('chatcmpl-'));
       const usage = whole.usage;
       t.equal(usage?.total_tokens, (usage?.prompt_tokens ?? 0) + (usage?.completion_tokens ?? 0));
       t.equal(answer?.logprobs?.content?.length, usage?.completion_tokens);
-      for (const entry of answer?.logprobs?.content ?? []) {
-        t.equal(entry.top_logprobs.length, 3);
-        t.equal(entry.top_logprobs[0]?.logprob, entry.logprob, 'greedy');
-        t.equal(Buffer.from(entry.bytes ?? []).toString(), entry.token);
-      }
+      const wrong = (answer?.logprobs?.content ?? []).filter(
+        ({ token, logprob, bytes, top_logprobs: top }) =>
+          top.length !== 3 ||
+          top[0]?.logprob !== logprob ||
+          Buffer.from(bytes ?? []).toString() !== token,
+      );
+      t.strictSame(wrong, [], 'each token: itself first (greedy) of three, bytes that spell it');
     });
 
     t.test('the same, streamed', async (t) => {
       const stream = await openai.chat.completions.create({
-        model: 'smol', messages, temperature: 0, max_completion_tokens: 32, stream: true,
+        model: 'smol', messages, temperature: 0, max_completion_tokens: 200, stream: true,
         stream_options: { include_usage: true },
       });
       let text = '';
       let finish: string | null = null;
       let usage: OpenAI.CompletionUsage | null | undefined;
       for await (const chunk of stream) {
-        t.equal(chunk.object, 'chat.completion.chunk');
         text += chunk.choices[0]?.delta.content ?? '';
         finish = chunk.choices[0]?.finish_reason ?? finish;
         usage = chunk.usage ?? usage;
@@ -90,13 +91,13 @@ t.test('clients', { skip: model.skip }, async (t) => {
     t.test('errors arrive as their classes', async (t) => {
       const create = (body: object) =>
         openai.chat.completions.create({ model: 'smol', messages, ...body } as OpenAI.ChatCompletionCreateParamsNonStreaming);
-      await t.rejects(create({ temperature: 'hot' }), OpenAI.BadRequestError);
+      t.type(await failure(create({ temperature: 'hot' })), OpenAI.BadRequestError);
       t.match(await failure(create({ temperature: 'hot' })), { status: 400, param: 'temperature' });
       t.match(await failure(create({ model: 'gpt-9' })), { status: 404, code: 'model_not_found' });
       t.match(await failure(create({ max_tokens: 100_000 })), { status: 400, code: 'context_length_exceeded' });
       const tool = { type: 'function', function: { name: 'f', parameters: {} } };
       t.match(await failure(create({ tools: [tool] })), { status: 400, code: 'unsupported_parameter', param: 'tools' });
-      await t.rejects(create({ stream: true, messages: [] }), OpenAI.BadRequestError);
+      t.type(await failure(create({ stream: true, messages: [] })), OpenAI.BadRequestError);
     });
 
     t.test('an aborted stream frees its blocks', async (t) => {
@@ -112,13 +113,13 @@ t.test('clients', { skip: model.skip }, async (t) => {
   t.test('AI SDK, openai-compatible provider', async (t) => {
     const provider = createOpenAICompatible({ name: 'longhaul', baseURL: `${server.url}/v1`, includeUsage: true });
     const generated = await generateText({
-      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 32, maxRetries: 0,
+      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 200, maxRetries: 0,
     });
-    t.match(generated.text, /Rome/);
+    t.match(generated.text, /function/);
     t.equal(generated.finishReason, 'stop');
     t.ok((generated.usage.outputTokens ?? 0) > 0);
     const streamed = streamText({
-      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 32, maxRetries: 0,
+      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 200, maxRetries: 0,
     });
     let text = '';
     let deltas = 0;
@@ -173,7 +174,7 @@ t.test('clients', { skip: model.skip }, async (t) => {
     await new Promise((resolve) => socket.once('open', resolve));
     const generate = (id: string, endpoint: string, body: object) =>
       socket.send(JSON.stringify({ type: 'generate', id, endpoint, body }));
-    generate('chat', 'chat.completions', { messages, temperature: 0, max_tokens: 32 });
+    generate('chat', 'chat.completions', { messages, temperature: 0, max_tokens: 200 });
     generate('long', 'completions', { prompt: 'Count:', max_tokens: 4000, ignore_eos: true });
     generate('bad', 'completions', { prompt: 'x', max_tokens: 'many' });
     await ended;
@@ -186,7 +187,7 @@ t.test('clients', { skip: model.skip }, async (t) => {
       .filter((frame) => frame.type === 'chunk')
       .map((frame) => (frame.data as OpenAI.ChatCompletionChunk).choices[0]?.delta.content ?? '')
       .join('');
-    t.match(text, /Rome/);
+    t.match(text, /function/);
     t.match(of('long').at(-1), { type: 'error', error: { longhaul_code: 'ERR_ABORTED' } });
     t.match(of('bad'), [{ type: 'error', error: { param: 'max_tokens' } }]);
     t.match(await idleIntegrity(server.url), { ok: true, owned: 0 });

@@ -121,16 +121,18 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
   });
 
   t.test('penalties turn repetition away', async (t) => {
-    const prompt = 'one one one one one one one one one one one one one one one one';
+    const looping = readAccuracy('smollm2').greedy[14];
+    t.match(looping?.text, /^<!DOCTYPE html>/, 'a prompt that ends in a loop when greedy');
     const count = async (body: Record<string, unknown>) => {
-      const choice = await one({ prompt, temperature: 0, max_tokens: 24, ignore_eos: true, ...body });
+      const prompt = looping?.ids ?? [];
+      const choice = await one({ prompt, temperature: 0, max_tokens: 64, ignore_eos: true, ...body });
       return new Set(choice.token_ids).size;
     };
     const plain = await count({});
-    t.ok(plain <= 6, `${plain} different tokens without a penalty`);
+    t.ok(plain <= 16, `${plain} different tokens without a penalty`);
     for (const penalty of [{ repetition_penalty: 1.8 }, { frequency_penalty: 2 }, { presence_penalty: 2 }]) {
       const varied = await count(penalty);
-      t.ok(varied > plain, `${varied} different tokens with ${JSON.stringify(penalty)}`);
+      t.ok(varied > 2 * plain, `${varied} different tokens with ${JSON.stringify(penalty)}`);
     }
   });
 
