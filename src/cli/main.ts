@@ -9,6 +9,7 @@ import { Command, CommanderError } from 'commander';
 import { ConfigError, formatSize } from '../config.js';
 import { packageVersion } from '../http/version.js';
 import { KNOWN_MODELS } from '../models/registry.js';
+import { addBenchCommand } from './bench.js';
 import { EXIT, exitCodeOf } from './exit-codes.js';
 import { addServeOptions, givenFlags } from './serve-options.js';
 
@@ -68,6 +69,7 @@ function buildProgram(): Command {
       const { runDoctor } = await import('./doctor.js');
       process.exitCode = await runDoctor(options);
     });
+  addBenchCommand(program);
   return program;
 }
 
