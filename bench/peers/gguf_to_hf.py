@@ -1,0 +1,37 @@
+"""Writes a GGUF file's weights as a bf16 Hugging Face folder, for engines that read only those.
+
+Needs torch, transformers and gguf. `python gguf_to_hf.py FILE FOLDER`; a folder that is complete is
+left as it is.
+"""
+
+import os
+import shutil
+import sys
+
+
+def checkpoint_folder(path, folder):
+    """The folder that holds the weights of `path`, written below `folder` when it is not there."""
+    if os.path.isdir(path):
+        return path
+    target = os.path.join(folder, os.path.basename(path).removesuffix(".gguf"))
+    if os.path.exists(os.path.join(target, "config.json")):
+        return target
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        os.path.dirname(os.path.abspath(path)),
+        gguf_file=os.path.basename(path),
+        dtype=torch.bfloat16,
+    )
+    partial = f"{target}.partial-{os.getpid()}"
+    model.save_pretrained(partial)
+    try:
+        os.rename(partial, target)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial)
+    return target
+
+
+if __name__ == "__main__":
+    print(checkpoint_folder(sys.argv[1], sys.argv[2]))
