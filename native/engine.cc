@@ -164,7 +164,8 @@ Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
   limits.vocab_size = config.vocab_size;
   limits.max_tokens = options.max_num_batched_tokens;
   limits.max_position = max_position;
-  limits.max_logprobs = kLogprobsMax;
+  // HTTP has its own, small limit; bench/accuracy.ts asks for the whole distribution.
+  limits.max_logprobs = config.vocab_size;
   runner_ = std::make_unique<StepRunner>(*backend_, *decoder_, aborts_, limits, batch);
   set_info(options, layout, num_blocks, config, windows);
   info_.max_model_len = max_position;

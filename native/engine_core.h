@@ -8,9 +8,6 @@
 
 namespace longhaul {
 
-// Largest num_logprobs a sequence may ask for.
-constexpr int32_t kLogprobsMax = 128;
-
 Result<std::unique_ptr<Engine>> create_engine(const ModelConfig& config, const WeightSet& weights,
                                               std::shared_ptr<void> keep_alive,
                                               const EngineOptions& options,
