@@ -51,7 +51,7 @@ Status read_spec(const Napi::Value& value, TokenizerSpec& out) {
   if (has("mergeBytes")) read_table(fields, "mergeBytes", "mergeOffsets", out.merges);
   out.pre_tokenizer = fields.text("preTokenizer");
   out.ignore_merges = fields.boolean("ignoreMerges");
-  out.add_space_prefix = fields.boolean("addSpacePrefix");
+  out.space_prefix = fields.text("spacePrefix");
   out.unknown_token_id = fields.int32("unknownTokenId", -1);
   return fields.status();
 }

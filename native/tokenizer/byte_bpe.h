@@ -19,7 +19,7 @@ class ByteBpe final : public FragmentEncoder {
   static Result<std::unique_ptr<FragmentEncoder>> create(const TokenizerSpec& spec,
                                                          const StringTable& texts);
 
-  void encode(std::string_view text, bool starts_text, std::vector<int32_t>& out) const override;
+  void encode(std::string_view text, bool is_first, std::vector<int32_t>& out) const override;
 
  private:
   ByteBpe(const TokenizerSpec& spec, const StringTable& texts);

@@ -24,11 +24,11 @@ size_t adjacent_index(char last, char first) {
 }  // namespace
 
 SentencePieceBpe::SentencePieceBpe(const TokenizerSpec& spec, const StringTable& texts)
-    : add_space_prefix_(spec.add_space_prefix),
-      unknown_id_(spec.unknown_token_id),
+    : unknown_id_(spec.unknown_token_id),
       pieces_(texts.bytes.data(), spec.tokens.size()),
       priorities_(spec.tokens.size()),
       memo_(spec.tokens.size()) {
+  find_space_prefix(spec.space_prefix, space_prefix_);  // checked with the whole spec
   byte_ids_.fill(-1);
   for (size_t id = 0; id < spec.tokens.size(); ++id) {
     priorities_[id] = priority_of(spec.scores[id]);
@@ -70,10 +70,20 @@ Result<std::unique_ptr<FragmentEncoder>> SentencePieceBpe::create(const Tokenize
   return std::unique_ptr<FragmentEncoder>(std::move(made));
 }
 
-void SentencePieceBpe::encode(std::string_view text, bool starts_text,
+bool SentencePieceBpe::needs_space(std::string_view text, bool is_first) const {
+  switch (space_prefix_) {
+    case SpacePrefix::kNone: return false;
+    case SpacePrefix::kSegments: return true;
+    case SpacePrefix::kFirst: return is_first && text[0] != ' ';
+    case SpacePrefix::kAlways: return text[0] != ' ';
+  }
+  return false;
+}
+
+void SentencePieceBpe::encode(std::string_view text, bool is_first,
                               std::vector<int32_t>& out) const {
   std::string prefixed;
-  if (add_space_prefix_ && starts_text) text = prefixed.append(" ").append(text);
+  if (needs_space(text, is_first)) text = prefixed.append(" ").append(text);
   std::vector<Symbol> scratch;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = word_end(text, begin);

@@ -24,17 +24,18 @@ class SentencePieceBpe final : public FragmentEncoder {
   static Result<std::unique_ptr<FragmentEncoder>> create(const TokenizerSpec& spec,
                                                          const StringTable& texts);
 
-  void encode(std::string_view text, bool starts_text, std::vector<int32_t>& out) const override;
+  void encode(std::string_view text, bool is_first, std::vector<int32_t>& out) const override;
 
  private:
   SentencePieceBpe(const TokenizerSpec& spec, const StringTable& texts);
+  bool needs_space(std::string_view text, bool is_first) const;
   void add_piece(std::string_view piece, size_t id, const StringTable& texts);
   size_t word_end(std::string_view text, size_t begin) const;
   void encode_word(std::string_view word, std::vector<struct Symbol>& scratch,
                    std::vector<int32_t>& out) const;
   void emit_unknown(std::string_view character, std::vector<int32_t>& out) const;
 
-  bool add_space_prefix_;
+  SpacePrefix space_prefix_ = SpacePrefix::kNone;
   int32_t unknown_id_;
   size_t token_bytes_max_ = 0;
   TokenIndex pieces_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/byte_bpe.h"
@@ -32,6 +33,12 @@ Status check_spec(const TokenizerSpec& spec) {
   if (spec.kind != "bpe" && spec.kind != "spm") {
     return error(ErrorCode::kUnsupported, "tokenizer kind: expected bpe or spm, found \"%s\"",
                  spec.kind.c_str());
+  }
+  SpacePrefix space_prefix{};
+  if (!find_space_prefix(spec.space_prefix, space_prefix)) {
+    return error(ErrorCode::kUnsupported,
+                 "tokenizer space prefix: expected none, segments, first or always, found \"%s\"",
+                 spec.space_prefix.c_str());
   }
   LH_TRY(check_table(spec.tokens, "token"));
   LH_TRY(check_table(spec.merges, "merge"));
@@ -122,6 +129,21 @@ Status decode_token(const TokenizerSpec& spec, size_t id, std::string& out) {
 
 }  // namespace
 
+bool find_space_prefix(std::string_view name, SpacePrefix& out) {
+  constexpr std::pair<std::string_view, SpacePrefix> kNames[] = {
+      {"none", SpacePrefix::kNone},
+      {"segments", SpacePrefix::kSegments},
+      {"first", SpacePrefix::kFirst},
+      {"always", SpacePrefix::kAlways},
+  };
+  for (const auto& [known, prefix] : kNames) {
+    if (known != name) continue;
+    out = prefix;
+    return true;
+  }
+  return false;
+}
+
 Tokenizer::Tokenizer() = default;
 Tokenizer::~Tokenizer() = default;
 
@@ -165,15 +187,13 @@ void Tokenizer::encode_parts(std::string_view text, bool parse_special,
                              const std::vector<size_t>& breaks,
                              std::vector<int32_t>& out) const {
   size_t next_break = 0;
-  bool starts_text = true;
   for (size_t begin = 0; begin < text.size();) {
     const SpecialTokens::Match match =
         special_tokens_->find(text, begin, parse_special, breaks, &next_break);
     const size_t end = match.id >= 0 ? match.begin : text.size();
-    if (end > begin) encoder_->encode(text.substr(begin, end - begin), starts_text, out);
+    if (end > begin) encoder_->encode(text.substr(begin, end - begin), begin == 0, out);
     if (match.id < 0) return;
     out.push_back(match.id);
-    starts_text = true;
     begin = match.end;
   }
 }

@@ -41,6 +41,18 @@ struct StringTable {
   }
 };
 
+// Where SentencePiece-style tokenizers put a space in front of what they encode. A segment is the
+// text before, between or after special tokens.
+enum class SpacePrefix : uint8_t {
+  kNone,      // "none"
+  kSegments,  // "segments": every segment, whatever it begins with
+  kFirst,     // "first": the segment that begins the whole text, unless it begins with a space
+  kAlways,    // "always": every segment that does not begin with a space
+};
+
+// False for a name that is none of the above.
+bool find_space_prefix(std::string_view name, SpacePrefix& out);
+
 // Mirrors NativeTokenizerSpec of src/binding/addon.ts.
 struct TokenizerSpec {
   std::string kind;                // "bpe" or "spm"
@@ -50,7 +62,7 @@ struct TokenizerSpec {
   StringTable merges;              // bpe only: "left right" in rank order
   std::string pre_tokenizer;       // bpe only, see pre_tokenizer.h
   bool ignore_merges = false;
-  bool add_space_prefix = false;   // spm only
+  std::string space_prefix = "none";  // SpacePrefix by name; spm only
   int32_t unknown_token_id = -1;   // -1: none
 };
 
@@ -58,9 +70,9 @@ struct TokenizerSpec {
 class FragmentEncoder {
  public:
   virtual ~FragmentEncoder() = default;
-  // Appends the ids of `text`, which is not empty. `starts_text`: it begins the whole text or
-  // follows a special token.
-  virtual void encode(std::string_view text, bool starts_text,
+  // Appends the ids of `text`, a segment that is not empty. `is_first`: it begins the whole text;
+  // otherwise it follows a special token.
+  virtual void encode(std::string_view text, bool is_first,
                       std::vector<int32_t>& out) const = 0;
 };
 

@@ -97,6 +97,14 @@ export interface NativeEngineHandle {
   close(): Promise<void>;
 }
 
+/**
+ * Where SentencePiece-style tokenizers put a space in front of what they encode, a segment being
+ * the text before, between or after special tokens. 'segments': every segment, whatever it begins
+ * with; 'first': the segment that begins the whole text, 'always': every segment, both of them
+ * unless a space is there already.
+ */
+export type SpacePrefix = 'none' | 'segments' | 'first' | 'always';
+
 /** What a tokenizer is built from; see native/tokenizer/tokenizer.h. */
 export interface NativeTokenizerSpec {
   /** 'bpe': byte-level BPE with ranked merges; 'spm': SentencePiece-style BPE with scores. */
@@ -115,8 +123,8 @@ export interface NativeTokenizerSpec {
   preTokenizer: string;
   /** Look a whole pre-token up before merging (tokenizer.json ignore_merges). */
   ignoreMerges: boolean;
-  /** spm: a space is put in front of a text. */
-  addSpacePrefix: boolean;
+  /** spm: where a space is put in front. */
+  spacePrefix: SpacePrefix;
   unknownTokenId: number;
 }
 

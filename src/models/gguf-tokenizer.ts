@@ -121,7 +121,7 @@ function bpeSpec(
     mergeOffsets: merges.offsets,
     preTokenizer: known.rules,
     ignoreMerges: known.ignoreMerges,
-    addSpacePrefix: false,
+    spacePrefix: 'none',
     unknownTokenId: unknown ?? -1,
   };
 }
@@ -147,7 +147,7 @@ function spmSpec(
     mergeOffsets: null,
     preTokenizer: 'none',
     ignoreMerges: false,
-    addSpacePrefix: metadata.flag('tokenizer.ggml.add_space_prefix') ?? true,
+    spacePrefix: (metadata.flag('tokenizer.ggml.add_space_prefix') ?? true) ? 'segments' : 'none',
     unknownTokenId: unknown ?? lastResort(tokens, '<unk>') ?? -1,
   };
 }

@@ -6,7 +6,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { NativeTokenizerSpec } from '../binding/addon.js';
+import type { NativeTokenizerSpec, SpacePrefix } from '../binding/addon.js';
 import {
   END_OF_TURN_TEXTS,
   TOKEN_BYTE,
@@ -133,7 +133,7 @@ function bpeSpec(
     mergeOffsets: merges.offsets,
     preTokenizer: preTokenizerRules(steps),
     ignoreMerges: model.flag('ignore_merges') ?? false,
-    addSpacePrefix: false,
+    spacePrefix: 'none',
     unknownTokenId: vocabulary.ids.get(model.text('unk_token') ?? '') ?? -1,
   };
 }
@@ -180,7 +180,7 @@ function spmSpec(
   if (model.flag('byte_fallback') !== true) {
     model.fault('byte_fallback', 'true, or a ByteLevel pre_tokenizer');
   }
-  const addSpacePrefix = spaceRules(tokenizer, steps);
+  const spacePrefix = spaceRules(tokenizer, steps);
   const tokens = StringTable.from(vocabulary.texts);
   return {
     kind: 'spm',
@@ -192,7 +192,7 @@ function spmSpec(
     mergeOffsets: null,
     preTokenizer: 'none',
     ignoreMerges: false,
-    addSpacePrefix,
+    spacePrefix,
     unknownTokenId: vocabulary.ids.get(model.text('unk_token') ?? '<unk>') ?? -1,
   };
 }
@@ -220,13 +220,13 @@ function scoresOfMerges(model: JsonFields, vocabulary: Vocabulary): Float32Array
   return scores;
 }
 
-/** Whether a space goes in front of a text; refuses any rule beyond marks for spaces. */
-function spaceRules(tokenizer: JsonFields, steps: JsonFields[]): boolean {
-  let prefix = false;
+/** Where a space goes in front of a text; refuses any rule beyond marks for spaces. */
+function spaceRules(tokenizer: JsonFields, steps: JsonFields[]): SpacePrefix {
+  let prefix: SpacePrefix = 'none';
   let marks = false;
   for (const step of sequence(tokenizer.child('normalizer'), 'normalizers')) {
     const type = step.text('type');
-    if (type === 'Prepend' && step.text('prepend') === SPACE_MARK) prefix = true;
+    if (type === 'Prepend' && step.text('prepend') === SPACE_MARK) prefix = 'segments';
     else if (type === 'Replace' && isSpaceToMark(step)) marks = true;
     else step.fault('type', `Prepend or Replace with "${SPACE_MARK}"`);
   }
@@ -237,17 +237,25 @@ function spaceRules(tokenizer: JsonFields, steps: JsonFields[]): boolean {
     if (
       type !== 'Metaspace' ||
       step.text('replacement') !== SPACE_MARK ||
-      step.flag('split') === true
+      // Where the field is missing, the format's own default is true.
+      step.flag('split') !== false
     ) {
       return step.fault('type', `Metaspace with "${SPACE_MARK}" and split false`);
     }
     marks = true;
-    const scheme =
-      step.text('prepend_scheme') ?? (step.flag('add_prefix_space') === false ? 'never' : 'always');
-    prefix = scheme !== 'never';
+    // A normalizer's mark comes first and leaves this step nothing to put in front.
+    if (prefix === 'none') prefix = metaspacePrefix(step);
   }
   if (!marks) tokenizer.fault('normalizer', `a rule that writes spaces as "${SPACE_MARK}"`);
   return prefix;
+}
+
+function metaspacePrefix(step: JsonFields): SpacePrefix {
+  const byFlag = step.flag('add_prefix_space') === false ? 'never' : 'always';
+  const scheme = step.text('prepend_scheme') ?? byFlag;
+  if (scheme === 'never') return 'none';
+  if (scheme === 'first' || scheme === 'always') return scheme;
+  return step.fault('prepend_scheme', 'first, always or never');
 }
 
 function isSpaceToMark(step: JsonFields): boolean {

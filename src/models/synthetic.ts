@@ -331,7 +331,7 @@ export function syntheticTokenizer(vocab: number): TokenizerDescription {
       mergeOffsets: new Uint32Array(1),
       preTokenizer: 'gpt2',
       ignoreMerges: false,
-      addSpacePrefix: false,
+      spacePrefix: 'none',
       unknownTokenId: 0,
     },
     bosTokenId: 1,

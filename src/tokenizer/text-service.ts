@@ -64,7 +64,7 @@ class NativeTextService implements TextService {
     this.eosTokenIds = description.eosTokenIds;
     this.#tokenizer = tokenizer;
     this.#encoder = new PromptEncoder(tokenizer, profile);
-    this.#stripsLeadingSpace = description.spec.addSpacePrefix;
+    this.#stripsLeadingSpace = description.spec.spacePrefix !== 'none';
     this.#inlineLengthMax = options.inlineLengthMax ?? INLINE_LENGTH_MAX;
     this.#workers = new WorkerPool(
       { tokenizerId: tokenizer.id, profile },

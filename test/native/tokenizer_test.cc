@@ -244,12 +244,35 @@ LH_TEST(spm_user_defined_pieces_stay_whole) {
 
 LH_TEST(spm_space_prefix) {
   TokenizerSpec spec = spm_spec();
-  spec.add_space_prefix = true;
+  spec.space_prefix = "segments";
   const TokenizerPtr tokenizer = build(std::move(spec));
   EXPECT_EQ(show(encode(tokenizer, "ab")), show({kSpAb}));
+  EXPECT_EQ(show(encode(tokenizer, " ab")), show({kSp2, kAb}));
   EXPECT_EQ(show(encode(tokenizer, "")), show({}));
   EXPECT_EQ(show(encode(tokenizer, "<s>ab", true)), show({1, kSpAb}));
   EXPECT_EQ(decode(tokenizer, encode(tokenizer, "ab")), " ab");
+}
+
+LH_TEST(spm_space_prefix_schemes) {
+  TokenizerSpec spec = spm_spec();
+  spec.space_prefix = "first";
+  const TokenizerPtr first = build(spec);
+  spec.space_prefix = "always";
+  const TokenizerPtr always = build(std::move(spec));
+  for (const TokenizerPtr& tokenizer : {first, always}) {
+    EXPECT_EQ(show(encode(tokenizer, "")), show({}));
+    EXPECT_EQ(show(encode(tokenizer, "ab")), show({kSpAb}));
+    EXPECT_EQ(show(encode(tokenizer, " ab")), show({kSpAb}));
+    EXPECT_EQ(show(encode(tokenizer, "\u2581" "ab")), show({kSpAb}));
+    EXPECT_EQ(show(encode(tokenizer, "<s> ab", true)), show({1, kSpAb}));
+    EXPECT_EQ(show(encode(tokenizer, "<s>", true)), show({1}));
+  }
+  EXPECT_EQ(show(encode(first, "  ab")), show({kSp2, kAb}));  // the two spaces are a user's token
+  EXPECT_EQ(show(encode(always, "  ab")), show({kSp2, kSpAb}));
+  EXPECT_EQ(show(encode(first, "<s>ab", true)), show({1, kAb}));
+  EXPECT_EQ(show(encode(first, "ab<s>ab\nab", true)), show({kSpAb, 1, kAb, kNl, kAb}));
+  EXPECT_EQ(show(encode(always, "<s>ab", true)), show({1, kSpAb}));
+  EXPECT_EQ(show(encode(always, "ab<s>ab\nab", true)), show({kSpAb, 1, kSpAb, kNl, kSpAb}));
 }
 
 LH_TEST(spm_without_bytes_fuses_unknown) {
@@ -267,6 +290,7 @@ LH_TEST(wrong_specs_are_refused) {
   const std::vector<Case> cases = {
       {"kind", ErrorCode::kUnsupported, [](TokenizerSpec& s) { s.kind = "unigram"; }},
       {"pre", ErrorCode::kUnsupported, [](TokenizerSpec& s) { s.pre_tokenizer = "gpt9"; }},
+      {"prefix", ErrorCode::kUnsupported, [](TokenizerSpec& s) { s.space_prefix = "last"; }},
       {"types", ErrorCode::kModelFormat, [](TokenizerSpec& s) { s.types.pop_back(); }},
       {"type", ErrorCode::kModelFormat, [](TokenizerSpec& s) { s.types[3] = 7; }},
       {"byte", ErrorCode::kModelFormat, [](TokenizerSpec& s) { s.types[3] = 6; }},

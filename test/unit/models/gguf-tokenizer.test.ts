@@ -95,8 +95,8 @@ t.test('SentencePiece BPE: scores, byte tokens, BOS and space prefix by default'
     eosToken: '</s>',
   });
   t.same(
-    [spec.kind, spec.addSpacePrefix, spec.unknownTokenId, spec.mergeBytes, spec.preTokenizer],
-    ['spm', true, 0, null, 'none'],
+    [spec.kind, spec.spacePrefix, spec.unknownTokenId, spec.mergeBytes, spec.preTokenizer],
+    ['spm', 'segments', 0, null, 'none'],
   );
   t.same(spec.scores, Float32Array.of(0, 0, 0, 0, -1, 0, -2, -1000));
   t.same(spec.tokenTypes, Uint8Array.of(2, 3, 3, 6, 1, 3, 1, 4));
@@ -108,8 +108,8 @@ t.test('SentencePiece BPE: scores, byte tokens, BOS and space prefix by default'
     ['tokenizer.ggml.unknown_token_id', UINT32, 6],
   ]);
   t.same(
-    [without.spec.addSpacePrefix, without.addBos, without.addEos, without.spec.unknownTokenId],
-    [false, false, true, 6],
+    [without.spec.spacePrefix, without.addBos, without.addEos, without.spec.unknownTokenId],
+    ['none', false, true, 6],
   );
 });
 

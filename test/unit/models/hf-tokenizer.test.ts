@@ -183,8 +183,8 @@ t.test(
     t.same(spec.tokenTypes, Uint8Array.of(2, 3, 3, 6, 1, 1, 1, 1, 1));
     t.same(spec.scores, Float32Array.of(0, 0, 0, 0, 0, 0, -0, -1, -2));
     t.same(
-      [spec.kind, spec.addSpacePrefix, spec.unknownTokenId, spec.preTokenizer],
-      ['spm', true, 0, 'none'],
+      [spec.kind, spec.spacePrefix, spec.unknownTokenId, spec.preTokenizer],
+      ['spm', 'segments', 0, 'none'],
     );
   },
 );
@@ -198,24 +198,32 @@ t.test('where the space goes', async (t) => {
     prepend_scheme: scheme,
     split: false,
   });
-  const prefix = (changes: object): boolean => load(folder, spm(changes)).spec.addSpacePrefix;
-  t.equal(prefix({ normalizer: replace }), false, 'Gemma');
+  const prefix = (changes: object): string => load(folder, spm(changes)).spec.spacePrefix;
+  t.equal(prefix({ normalizer: replace }), 'none', 'Gemma');
   t.equal(
     prefix({
       normalizer: replace,
       pre_tokenizer: { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithPrevious' },
     }),
-    false,
+    'none',
   );
-  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('first') }), true);
-  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('always') }), true);
-  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('never') }), false);
+  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('first') }), 'first');
+  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('always') }), 'always');
+  t.equal(prefix({ normalizer: null, pre_tokenizer: metaspace('never') }), 'none');
+  t.equal(prefix({ pre_tokenizer: metaspace('first') }), 'segments', 'the normalizer is first');
+  t.equal(prefix({ pre_tokenizer: metaspace('never') }), 'segments', 'the normalizer stays');
+  t.throws(
+    () => prefix({ normalizer: null, pre_tokenizer: metaspace('last') }),
+    /prepend_scheme.*first, always or never/,
+  );
   t.throws(() => prefix({ normalizer: null }), /normalizer.*writes spaces/);
   t.throws(() => prefix({ normalizer: { type: 'NFKC' } }), /found "NFKC"/);
-  t.throws(
-    () => prefix({ normalizer: null, pre_tokenizer: { ...metaspace('always'), split: true } }),
-    /split false/,
-  );
+  for (const split of [true, undefined]) {
+    t.throws(
+      () => prefix({ normalizer: null, pre_tokenizer: { ...metaspace('always'), split } }),
+      /split false/,
+    );
+  }
 });
 
 t.test('add_bos_token counts for the classes that read it', async (t) => {

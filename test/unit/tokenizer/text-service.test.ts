@@ -293,7 +293,7 @@ t.test('SentencePiece: the prefix space goes in and comes out, streams keep thei
     { text: 'a', type: NORMAL, score: -2 },
     { text: '▁a', type: NORMAL, score: -1 },
   ];
-  const spec = makeSpec('spm', pieces, [], { addSpacePrefix: true, unknownTokenId: 0 });
+  const spec = makeSpec('spm', pieces, [], { spacePrefix: 'segments', unknownTokenId: 0 });
   const service = open(t, describe(spec));
   const ids = await service.encode('a a', { addSpecialTokens: false });
   t.same([...ids], [259, 259]);

@@ -56,7 +56,7 @@ export function makeSpec(
     mergeOffsets: kind === 'bpe' ? packedMerges.offsets : null,
     preTokenizer: kind === 'bpe' ? 'gpt2' : 'none',
     ignoreMerges: false,
-    addSpacePrefix: false,
+    spacePrefix: 'none',
     unknownTokenId: -1,
     ...changes,
   };
