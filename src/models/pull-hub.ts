@@ -9,6 +9,7 @@ import type { ListFileEntry } from '@huggingface/hub';
 import { EngineError } from '../errors.js';
 import { fileSize, finishFile, makeFolder, modelPath, storageError, withLock } from './cache.js';
 import { unavailable } from './model-error.js';
+import { pullFetch } from './proxy.js';
 import type { ExpectedFile, PullContext } from './pull-types.js';
 import { causeOf } from './pull-url.js';
 
@@ -106,8 +107,10 @@ function access(source: HubSource, context: PullContext) {
     revision: source.revision,
     ...(token ? { accessToken: token } : {}),
     ...(endpoint ? { hubUrl: endpoint.replace(/\/$/, '') } : {}),
-    fetch: ((input: string | URL | Request, init?: RequestInit) =>
-      fetch(input, { ...init, signal: context.signal })) as typeof fetch,
+    fetch: (async (input: string | URL, init?: RequestInit) => {
+      const get = await pullFetch(context.env);
+      return get(input, { ...init, signal: context.signal });
+    }) as typeof fetch,
   };
 }
 

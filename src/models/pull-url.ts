@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EngineError } from '../errors.js';
 import { fileSize, finishFile, makeFolder, modelPath, storageError, withLock } from './cache.js';
 import { unavailable } from './model-error.js';
+import { pullFetch } from './proxy.js';
 import type { ExpectedFile, PullContext } from './pull-types.js';
 
 const ATTEMPTS = 5;
@@ -81,7 +82,8 @@ async function transferOnce(
   const validator = readValidator(partial);
   const resume = have > 0 && validator !== null;
   const range = resume ? { range: `bytes=${have}-`, 'if-range': validator } : {};
-  const response = await fetch(url, { headers: { ...headers, ...range }, signal: context.signal });
+  const get = await pullFetch(context.env);
+  const response = await get(url, { headers: { ...headers, ...range }, signal: context.signal });
   if (response.status === 416) {
     // Nothing after `have`: either complete, which the check decides, or not the same file.
     await response.body?.cancel();
