@@ -8,6 +8,7 @@
  * machine does falls on all of them. --save appends a dated block to bench/README.md.
  */
 import { appendFileSync, writeFileSync } from 'node:fs';
+import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -47,6 +48,8 @@ export interface CompareReport {
   isa: string;
   commit: string | null;
   threads: number;
+  /** Of the last minute, before anything was measured: what else the machine was doing. */
+  load_average: number;
   versions: Record<string, string>;
   rows: CompareRow[];
   /** Settings that failed, by model, and why. */
@@ -168,7 +171,7 @@ function describeRun(report: CompareReport): string {
   const names = Object.entries(versions).map(([name, version]) => `${name}: ${version}`);
   return (
     `${machine.cpu}, ${machine.num_cpus} CPUs, ${memory} GiB, ${report.isa}; ${report.threads} threads; ` +
-    `commit ${report.commit ?? 'unknown'}; Node ${machine.node}; ${names.join('; ')}. ` +
+    `commit ${report.commit ?? 'unknown'}; Node ${machine.node}; ${names.join('; ')}; load average before ${shortNumber(report.load_average)}. ` +
     'Medians and extremes of runs in turn, tokens a second.'
   );
 }
@@ -207,6 +210,9 @@ const HELP = `usage: npm run bench:compare -- [options]
   --json FILE            write the report as JSON; - writes it to stdout and nothing else
   --save                 append a dated block to bench/README.md
 `;
+
+/** Of an idle machine; above it the numbers are not worth keeping. */
+const LOAD_AVERAGE_MAX = 0.5;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: OPTIONS });
@@ -250,10 +256,17 @@ async function main(): Promise<void> {
     isa: '',
     commit: currentCommit(packageRoot()),
     threads,
+    load_average: loadavg()[0]!,
     versions: {},
     rows: [],
     failures,
   };
+  if (report.load_average > LOAD_AVERAGE_MAX) {
+    run.say(
+      `load average ${shortNumber(report.load_average)}: other processes disturb this run, most of ` +
+        'all engines whose threads spin at barriers',
+    );
+  }
   for (const model of models) {
     const modelPath = await modelFile(model, join(scratch, 'models'));
     for (const workloads of compareRows(model, rowOptions)) {
