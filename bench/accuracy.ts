@@ -12,7 +12,12 @@ import { closeSync, openSync, readFileSync, renameSync, writeSync } from 'node:f
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadAddon, type NativeEngineHandle } from '../src/binding/addon.js';
-import { RECORD_WORDS, RESULT_HEADER_WORDS, SEQUENCE_FLAG, StepPlanEncoder } from '../src/engine/step-plan.js';
+import {
+  RECORD_WORDS,
+  RESULT_HEADER_WORDS,
+  SEQUENCE_FLAG,
+  StepPlanEncoder,
+} from '../src/engine/step-plan.js';
 import { loadModel } from '../src/models/load-model.js';
 import type { SamplingParams } from '../src/types.js';
 
@@ -26,14 +31,17 @@ function rowsOf(result: Int32Array, numRows: number, vocabSize: number): Float32
   const record = RESULT_HEADER_WORDS;
   const [status, sampled, , rows, top] = result.subarray(record + 2, record + RECORD_WORDS);
   if (status !== 0 || sampled !== 0 || rows !== numRows || top !== vocabSize) {
-    throw new Error(`unexpected record: status ${status}, ${sampled} sampled, ${rows} rows, top ${top}`);
+    throw new Error(
+      `unexpected record: status ${status}, ${sampled} sampled, ${rows} rows, top ${top}`,
+    );
   }
   const floats = new Float32Array(result.buffer, result.byteOffset, result.length);
   const first = record + RECORD_WORDS + 3 * numRows;
   return Array.from({ length: numRows }, (_, row) => {
     const logprobs = new Float32Array(vocabSize).fill(Number.NaN);
     const start = first + row * vocabSize * 2;
-    for (let i = start; i < start + vocabSize * 2; i += 2) logprobs[result[i] as number] = floats[i + 1] as number;
+    for (let i = start; i < start + vocabSize * 2; i += 2)
+      logprobs[result[i] as number] = floats[i + 1] as number;
     return logprobs;
   });
 }
@@ -48,9 +56,20 @@ class WindowRunner {
   constructor(engine: NativeEngineHandle) {
     this.#engine = engine;
     this.#sampling = {
-      temperature: 0, topP: 1, minP: 0, topK: 0, repetitionPenalty: 1, frequencyPenalty: 0,
-      presencePenalty: 0, seed: 0n, numLogprobs: -1, numPromptLogprobs: engine.info.vocabSize,
-      logitBias: [], minTokens: 0, maxTokens: 1, stopTokenIds: [],
+      temperature: 0,
+      topP: 1,
+      minP: 0,
+      topK: 0,
+      repetitionPenalty: 1,
+      frequencyPenalty: 0,
+      presencePenalty: 0,
+      seed: 0n,
+      numLogprobs: -1,
+      numPromptLogprobs: engine.info.vocabSize,
+      logitBias: [],
+      minTokens: 0,
+      maxTokens: 1,
+      stopTokenIds: [],
     };
   }
 
@@ -63,17 +82,31 @@ class WindowRunner {
       this.#begin();
       if (start === 0) {
         this.#plan.open({
-          slot: SLOT, sequenceId: this.#sequenceId, numPromptTokens: window.length,
-          sampling: this.#sampling, stopTokenIds: [], history: new Int32Array(0),
+          slot: SLOT,
+          sequenceId: this.#sequenceId,
+          numPromptTokens: window.length,
+          sampling: this.#sampling,
+          stopTokenIds: [],
+          history: new Int32Array(0),
         });
         groupWindows.forEach((_, group) => {
-          const table = Int32Array.from({ length: numBlocks }, (_, index) => group * numBlocks + index);
+          const table = Int32Array.from(
+            { length: numBlocks },
+            (_, index) => group * numBlocks + index,
+          );
           this.#plan.append(SLOT, group, table, 0, numBlocks);
         });
       }
       // The last row's next token is unknown; any id makes its distribution part of the result.
       const next = window[start + tokens.length] ?? 0;
-      this.#plan.sequence(SLOT, this.#sequenceId, tokens.length, start, SEQUENCE_FLAG.promptLogprobs, next);
+      this.#plan.sequence(
+        SLOT,
+        this.#sequenceId,
+        tokens.length,
+        start,
+        SEQUENCE_FLAG.promptLogprobs,
+        next,
+      );
       this.#plan.pushTokens(tokens);
       const result = await this.#engine.submit(this.#plan.finish());
       yield* rowsOf(result, tokens.length, vocabSize);
@@ -101,13 +134,15 @@ async function main(): Promise<void> {
   const [model, folder] = positionals;
   const kvDtype = values['kv-dtype'];
   if (model === undefined || folder === undefined || (kvDtype !== 'f16' && kvDtype !== 'bf16')) {
-    throw new Error('usage: accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16] [--name NAME]');
+    throw new Error(
+      'usage: accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16] [--name NAME]',
+    );
   }
   const windows = JSON.parse(readFileSync(join(folder, 'windows.json'), 'utf8')) as number[][];
   const engine = await loadAddon().createEngine(loadModel(model).native, {
     backend: 'cpu',
     threads: Number(values.threads),
-    isaLimit: process.env['LONGHAUL_ISA'] ?? '',
+    isaLimit: process.env.LONGHAUL_ISA ?? '',
     kvMemoryBytes: 512 * 2 ** 20,
     kvDtype,
     blockSize: BLOCK_SIZE,
@@ -126,7 +161,9 @@ async function main(): Promise<void> {
   renameSync(`${path}.partial`, path);
   const { isa, threads } = engine.info;
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  console.log(`${path}: ${windows.length} windows, ${isa}, ${threads} threads, KV ${kvDtype}, ${seconds} s`);
+  console.log(
+    `${path}: ${windows.length} windows, ${isa}, ${threads} threads, KV ${kvDtype}, ${seconds} s`,
+  );
   await engine.close();
 }
 

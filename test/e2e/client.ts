@@ -58,12 +58,20 @@ export async function post<Body>(
     body: JSON.stringify(body),
     ...(signal && { signal }),
   });
-  return { status: response.status, headers: response.headers, body: (await response.json()) as Body };
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: (await response.json()) as Body,
+  };
 }
 
 export async function get<Body>(url: string): Promise<Answer<Body>> {
   const response = await fetch(url);
-  return { status: response.status, headers: response.headers, body: (await response.json()) as Body };
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: (await response.json()) as Body,
+  };
 }
 
 /** A completion that must succeed. */
@@ -111,7 +119,8 @@ export async function openStream(
     body: JSON.stringify({ ...body, stream: true }),
     ...(signal && { signal }),
   });
-  if (response.status !== 200) throw new Error(`${url} answered ${response.status}: ${await response.text()}`);
+  if (response.status !== 200)
+    throw new Error(`${url} answered ${response.status}: ${await response.text()}`);
   return response;
 }
 

@@ -37,7 +37,12 @@ t.test('clients', { skip: model.skip }, async (t) => {
     });
 
     const whole = await openai.chat.completions.create({
-      model: 'smol', messages, temperature: 0, max_completion_tokens: 200, logprobs: true, top_logprobs: 3,
+      model: 'smol',
+      messages,
+      temperature: 0,
+      max_completion_tokens: 200,
+      logprobs: true,
+      top_logprobs: 3,
     });
     const answer = whole.choices[0];
 
@@ -60,7 +65,11 @@ t.test('clients', { skip: model.skip }, async (t) => {
 
     t.test('the same, streamed', async (t) => {
       const stream = await openai.chat.completions.create({
-        model: 'smol', messages, temperature: 0, max_completion_tokens: 200, stream: true,
+        model: 'smol',
+        messages,
+        temperature: 0,
+        max_completion_tokens: 200,
+        stream: true,
         stream_options: { include_usage: true },
       });
       let text = '';
@@ -78,7 +87,12 @@ t.test('clients', { skip: model.skip }, async (t) => {
     });
 
     t.test('completions', async (t) => {
-      const body = { model: 'smol', prompt: 'The capital of France is', max_tokens: 8, temperature: 0 };
+      const body = {
+        model: 'smol',
+        prompt: 'The capital of France is',
+        max_tokens: 8,
+        temperature: 0,
+      };
       const completion = await openai.completions.create(body);
       t.match(completion.choices[0]?.text, /^ Paris/);
       let text = '';
@@ -90,19 +104,33 @@ t.test('clients', { skip: model.skip }, async (t) => {
 
     t.test('errors arrive as their classes', async (t) => {
       const create = (body: object) =>
-        openai.chat.completions.create({ model: 'smol', messages, ...body } as OpenAI.ChatCompletionCreateParamsNonStreaming);
+        openai.chat.completions.create({
+          model: 'smol',
+          messages,
+          ...body,
+        } as OpenAI.ChatCompletionCreateParamsNonStreaming);
       t.type(await failure(create({ temperature: 'hot' })), OpenAI.BadRequestError);
       t.match(await failure(create({ temperature: 'hot' })), { status: 400, param: 'temperature' });
       t.match(await failure(create({ model: 'gpt-9' })), { status: 404, code: 'model_not_found' });
-      t.match(await failure(create({ max_tokens: 100_000 })), { status: 400, code: 'context_length_exceeded' });
+      t.match(await failure(create({ max_tokens: 100_000 })), {
+        status: 400,
+        code: 'context_length_exceeded',
+      });
       const tool = { type: 'function', function: { name: 'f', parameters: {} } };
-      t.match(await failure(create({ tools: [tool] })), { status: 400, code: 'unsupported_parameter', param: 'tools' });
+      t.match(await failure(create({ tools: [tool] })), {
+        status: 400,
+        code: 'unsupported_parameter',
+        param: 'tools',
+      });
       t.type(await failure(create({ stream: true, messages: [] })), OpenAI.BadRequestError);
     });
 
     t.test('an aborted stream frees its blocks', async (t) => {
       const stream = await openai.chat.completions.create({
-        model: 'smol', messages, max_tokens: 4000, stream: true,
+        model: 'smol',
+        messages,
+        max_tokens: 4000,
+        stream: true,
       });
       for await (const _chunk of stream) break;
       stream.controller.abort();
@@ -111,15 +139,27 @@ t.test('clients', { skip: model.skip }, async (t) => {
   });
 
   t.test('AI SDK, openai-compatible provider', async (t) => {
-    const provider = createOpenAICompatible({ name: 'longhaul', baseURL: `${server.url}/v1`, includeUsage: true });
+    const provider = createOpenAICompatible({
+      name: 'longhaul',
+      baseURL: `${server.url}/v1`,
+      includeUsage: true,
+    });
     const generated = await generateText({
-      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 200, maxRetries: 0,
+      model: provider('smol'),
+      prompt: QUESTION,
+      temperature: 0,
+      maxOutputTokens: 200,
+      maxRetries: 0,
     });
     t.match(generated.text, /function/);
     t.equal(generated.finishReason, 'stop');
     t.ok((generated.usage.outputTokens ?? 0) > 0);
     const streamed = streamText({
-      model: provider('smol'), prompt: QUESTION, temperature: 0, maxOutputTokens: 200, maxRetries: 0,
+      model: provider('smol'),
+      prompt: QUESTION,
+      temperature: 0,
+      maxOutputTokens: 200,
+      maxRetries: 0,
     });
     let text = '';
     let deltas = 0;
@@ -131,8 +171,11 @@ t.test('clients', { skip: model.skip }, async (t) => {
     t.ok(deltas > 1, 'it streams');
     t.strictSame((await streamed.usage).outputTokens, generated.usage.outputTokens);
     const completed = await generateText({
-      model: provider.completionModel('smol'), prompt: 'The capital of France is', temperature: 0,
-      maxOutputTokens: 8, maxRetries: 0,
+      model: provider.completionModel('smol'),
+      prompt: 'The capital of France is',
+      temperature: 0,
+      maxOutputTokens: 8,
+      maxRetries: 0,
     });
     t.ok(completed.text.length > 0);
     const unknown = generateText({ model: provider('nobody'), prompt: 'Hi', maxRetries: 0 });
@@ -141,7 +184,9 @@ t.test('clients', { skip: model.skip }, async (t) => {
 
   t.test('raw fetch', async (t) => {
     const response = await openStream(`${server.url}/v1/chat/completions`, {
-      messages, temperature: 0, max_tokens: 8,
+      messages,
+      temperature: 0,
+      max_tokens: 8,
     });
     t.match(response.headers.get('content-type'), /^text\/event-stream/);
     const data: string[] = [];
@@ -149,7 +194,9 @@ t.test('clients', { skip: model.skip }, async (t) => {
     t.equal(data.at(-1), '[DONE]');
     t.match(JSON.parse(data[0] ?? ''), { choices: [{ delta: { role: 'assistant' } }] });
     const bad = await fetch(`${server.url}/v1/chat/completions`, {
-      method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"messages": [',
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"messages": [',
     });
     t.equal(bad.status, 400);
     t.match(await bad.json(), { error: { longhaul_code: 'ERR_INVALID_REQUEST' } });
@@ -168,7 +215,8 @@ t.test('clients', { skip: model.skip }, async (t) => {
         if (frame.type === 'chunk' && frame.id === 'long') {
           socket.send(JSON.stringify({ type: 'cancel', id: 'long' }));
         }
-        if (frames.filter(({ type }) => type === 'done' || type === 'error').length === 3) resolve();
+        if (frames.filter(({ type }) => type === 'done' || type === 'error').length === 3)
+          resolve();
       });
     });
     await new Promise((resolve) => socket.once('open', resolve));

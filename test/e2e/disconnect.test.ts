@@ -34,11 +34,12 @@ const model = await testModel('smollm2');
 t.test('clients that leave', { skip: model.skip }, async (t) => {
   const server: RunningServer = await startServer({
     model: model.path,
-    args: ['--max-num-seqs', '1', '--max-queue-requests', '2'],
+    args: ['--max-num-seqs', '1', '--max-queue-requests', '2', '--check'],
   });
   t.teardown(() => server.stop());
   const completions = `${server.url}/v1/completions`;
-  const released = () => waitUntil('no block is owned', async () => (await ownedBlocks(server.url)) === 0, 10_000);
+  const released = () =>
+    waitUntil('no block is owned', async () => (await ownedBlocks(server.url)) === 0, 10_000);
   const longPrompt = readText('python-reference').repeat(3).slice(0, 24_000);
 
   t.test('in decode', async (t) => {
@@ -70,10 +71,18 @@ t.test('clients that leave', { skip: model.skip }, async (t) => {
 
   t.test('in the queue, while another runs undisturbed', async (t) => {
     const running = complete(server.url, { prompt: 'Once', max_tokens: 150, ignore_eos: true });
-    await waitUntil('the first runs', async () => (await progress(server.url)).running === 1, 10_000);
+    await waitUntil(
+      'the first runs',
+      async () => (await progress(server.url)).running === 1,
+      10_000,
+    );
     const controller = new AbortController();
     const waiting = post(completions, { prompt: 'Twice', max_tokens: 4 }, controller.signal);
-    await waitUntil('the second waits', async () => (await progress(server.url)).waiting === 1, 5_000);
+    await waitUntil(
+      'the second waits',
+      async () => (await progress(server.url)).waiting === 1,
+      5_000,
+    );
     controller.abort();
     await t.rejects(waiting, { name: 'AbortError' });
     const ms = await waitUntil(
@@ -93,7 +102,11 @@ t.test('clients that leave', { skip: model.skip }, async (t) => {
         (error: Error) => error.name,
       ),
     );
-    await waitUntil('one runs, two wait', async () => (await progress(server.url)).waiting === 2, 10_000);
+    await waitUntil(
+      'one runs, two wait',
+      async () => (await progress(server.url)).waiting === 2,
+      10_000,
+    );
     const refused = await post(completions, { prompt: 'four', max_tokens: 4 });
     t.equal(refused.status, 429);
     t.match(refused.body, {
@@ -107,7 +120,11 @@ t.test('clients that leave', { skip: model.skip }, async (t) => {
     t.match(retryAfter, /^\d+$/, 'whole seconds');
     t.ok(Number(retryAfter) >= 1 && Number(retryAfter) <= 600);
     const before = (await progress(server.url)).step;
-    await waitUntil('the step counter moves', async () => (await progress(server.url)).step > before, 5_000);
+    await waitUntil(
+      'the step counter moves',
+      async () => (await progress(server.url)).step > before,
+      5_000,
+    );
     controller.abort();
     t.strictSame(await Promise.all(held), ['AbortError', 'AbortError', 'AbortError']);
   });

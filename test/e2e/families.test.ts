@@ -29,7 +29,11 @@ interface Distance {
   count: number;
 }
 
-function compareTop(entry: Record<string, { logprob: number }>, [ids, logprobs]: Top, into: Distance): void {
+function compareTop(
+  entry: Record<string, { logprob: number }>,
+  [ids, logprobs]: Top,
+  into: Distance,
+): void {
   ids.forEach((id, rank) => {
     const actual = entry[String(id)]?.logprob;
     // Fifth place may have gone to a near equal; the first three are always among ours.
@@ -84,7 +88,9 @@ for (const family of TINY_FAMILIES) {
         });
       }
       const mean = distance.sum / distance.count;
-      t.comment(`mean error ${mean.toFixed(5)}, largest ${distance.max.toFixed(4)} of ${distance.count}`);
+      t.comment(
+        `mean error ${mean.toFixed(5)}, largest ${distance.max.toFixed(4)} of ${distance.count}`,
+      );
       t.ok(mean <= MEAN_ERROR_MAX, `mean error ${mean}`);
       t.ok(distance.max <= ERROR_MAX, `largest error ${distance.max}`);
       t.equal(agree, clear, 'the likeliest token, wherever the reference is clear');

@@ -18,7 +18,11 @@ t.test('Gemma 3 base', { skip: model.skip }, async (t) => {
     });
     t.equal(answer.status, 400);
     t.match(answer.body.error.message, /chat template/i);
-    t.match(answer.body.error.message, /\/v1\/completions|--chat-template/, 'and says what to do instead');
+    t.match(
+      answer.body.error.message,
+      /\/v1\/completions|--chat-template/,
+      'and says what to do instead',
+    );
   });
 
   t.test('text gets its BOS, ids are taken as they are', async (t) => {
@@ -31,13 +35,22 @@ t.test('Gemma 3 base', { skip: model.skip }, async (t) => {
     const ids = firstChoice(await complete(server.url, { ...body, prompt: golden.ids }));
     t.strictSame(ids.prompt_token_ids, golden.ids, 'no second BOS');
     t.equal(ids.text, text.text);
-    const bare = await complete(server.url, { ...body, prompt: golden.text, add_special_tokens: false });
+    const bare = await complete(server.url, {
+      ...body,
+      prompt: golden.text,
+      add_special_tokens: false,
+    });
     t.strictSame(firstChoice(bare).prompt_token_ids, golden.ids.slice(1));
   });
 
   t.test('a prompt several windows long runs, and its blocks come back', async (t) => {
     const prompt = readText('python-source');
-    const answer = await complete(server.url, { prompt, max_tokens: 24, ignore_eos: true, temperature: 0 });
+    const answer = await complete(server.url, {
+      prompt,
+      max_tokens: 24,
+      ignore_eos: true,
+      temperature: 0,
+    });
     t.ok(answer.usage.prompt_tokens > 1500, `${answer.usage.prompt_tokens} prompt tokens`);
     t.equal(answer.usage.completion_tokens, 24);
     t.match(await idleIntegrity(server.url), { ok: true, owned: 0 });

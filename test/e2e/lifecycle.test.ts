@@ -16,7 +16,10 @@ t.test('first token after the process starts', { skip: model.skip }, async (t) =
   const server = await startServer({ model: model.path });
   t.teardown(() => server.stop());
   const listening = performance.now() - server.startedAt;
-  const stream = await openStream(`${server.url}/v1/completions`, { prompt: 'Hello', max_tokens: 4 });
+  const stream = await openStream(`${server.url}/v1/completions`, {
+    prompt: 'Hello',
+    max_tokens: 4,
+  });
   const first = await events(stream).next();
   const ms = performance.now() - server.startedAt;
   t.match(first.value, /"text_completion"/);
@@ -24,45 +27,52 @@ t.test('first token after the process starts', { skip: model.skip }, async (t) =
   t.ok(ms < FIRST_TOKEN_LIMIT_MS);
 });
 
-t.test('SIGTERM drains: readiness red at once, running streams end, exit code 0', { skip: model.skip }, async (t) => {
-  const server = await startServer({ model: model.path });
-  t.teardown(() => server.stop());
-  const streams = await Promise.all(
-    ['A', 'B', 'C'].map((prompt) =>
-      openStream(`${server.url}/v1/completions`, {
-        prompt,
-        max_tokens: 250,
-        ignore_eos: true,
-        stream_options: { include_usage: true },
-      }),
-    ),
-  );
-  const readers = streams.map((stream) => events(stream));
-  for (const reader of readers) await reader.next();
-  t.equal((await fetch(`${server.url}/health/ready`)).status, 200, 'ready before');
+t.test(
+  'SIGTERM drains: readiness red at once, running streams end, exit code 0',
+  { skip: model.skip },
+  async (t) => {
+    const server = await startServer({ model: model.path });
+    t.teardown(() => server.stop());
+    const streams = await Promise.all(
+      ['A', 'B', 'C'].map((prompt) =>
+        openStream(`${server.url}/v1/completions`, {
+          prompt,
+          max_tokens: 250,
+          ignore_eos: true,
+          stream_options: { include_usage: true },
+        }),
+      ),
+    );
+    const readers = streams.map((stream) => events(stream));
+    for (const reader of readers) await reader.next();
+    t.equal((await fetch(`${server.url}/health/ready`)).status, 200, 'ready before');
 
-  server.kill('SIGTERM');
-  // The signal needs a turn of the server's event loop; requests in that turn may still get in.
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  const ready = await fetch(`${server.url}/health/ready`);
-  t.equal(ready.status, 503, 'not ready any more');
-  t.match(ready.headers.get('retry-after'), /^\d+$/);
-  const refused = await post<ErrorAnswer>(`${server.url}/v1/completions`, { prompt: 'D', max_tokens: 2 });
-  t.equal(refused.status, 503);
-  t.equal(refused.body.error.longhaul_code, 'ERR_SHUTTING_DOWN');
+    server.kill('SIGTERM');
+    // The signal needs a turn of the server's event loop; requests in that turn may still get in.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const ready = await fetch(`${server.url}/health/ready`);
+    t.equal(ready.status, 503, 'not ready any more');
+    t.match(ready.headers.get('retry-after'), /^\d+$/);
+    const refused = await post<ErrorAnswer>(`${server.url}/v1/completions`, {
+      prompt: 'D',
+      max_tokens: 2,
+    });
+    t.equal(refused.status, 503);
+    t.equal(refused.body.error.longhaul_code, 'ERR_SHUTTING_DOWN');
 
-  for (const reader of readers) {
-    let last = '';
-    let beforeLast = '';
-    for await (const data of reader) {
-      beforeLast = last;
-      last = data;
+    for (const reader of readers) {
+      let last = '';
+      let beforeLast = '';
+      for await (const data of reader) {
+        beforeLast = last;
+        last = data;
+      }
+      t.equal(last, '[DONE]');
+      t.match(JSON.parse(beforeLast), { usage: { completion_tokens: 250 } }, 'every token arrived');
     }
-    t.equal(last, '[DONE]');
-    t.match(JSON.parse(beforeLast), { usage: { completion_tokens: 250 } }, 'every token arrived');
-  }
-  t.strictSame(await server.exited, { code: 0, signal: null });
-});
+    t.strictSame(await server.exited, { code: 0, signal: null });
+  },
+);
 
 t.test('what cannot start says why', async (t) => {
   const main = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'src', 'cli', 'main.js');
@@ -86,11 +96,14 @@ t.test('what cannot start says why', async (t) => {
 t.test('a synthetic model needs no file', async (t) => {
   const server = await startServer({ model: null, args: ['--synthetic', 'tiny'] });
   t.teardown(() => server.stop());
-  const answer = await post<{ usage: { completion_tokens: number } }>(`${server.url}/v1/completions`, {
-    prompt: [1, 2, 3],
-    max_tokens: 5,
-    ignore_eos: true,
-  });
+  const answer = await post<{ usage: { completion_tokens: number } }>(
+    `${server.url}/v1/completions`,
+    {
+      prompt: [1, 2, 3],
+      max_tokens: 5,
+      ignore_eos: true,
+    },
+  );
   t.equal(answer.status, 200);
   t.equal(answer.body.usage.completion_tokens, 5);
 });

@@ -24,7 +24,13 @@ async function client(url: string, index: number): Promise<Outcome> {
   const hungUp = index % 4 === 3;
   const maxTokens = 16 + (index % 8) * 8;
   const controller = new AbortController();
-  const outcome: Outcome = { hungUp, chunks: 0, finishReason: null, completionTokens: null, done: false };
+  const outcome: Outcome = {
+    hungUp,
+    chunks: 0,
+    finishReason: null,
+    completionTokens: null,
+    done: false,
+  };
   try {
     const stream = await openStream(
       `${url}/v1/completions`,
@@ -66,43 +72,47 @@ function percentile(values: number[], share: number): number {
 
 const model = await testModel('smollm2');
 
-t.test(`${NUM_CLIENTS} streaming clients, a quarter hanging up`, { skip: model.skip }, async (t) => {
-  const server = await startServer({ model: model.path });
-  t.teardown(() => server.stop());
-  const probe = new Worker(new URL('./health-probe.js', import.meta.url), {
-    workerData: { url: `${server.url}/health/live` },
-  });
+t.test(
+  `${NUM_CLIENTS} streaming clients, a quarter hanging up`,
+  { skip: model.skip },
+  async (t) => {
+    const server = await startServer({ model: model.path });
+    t.teardown(() => server.stop());
+    const probe = new Worker(new URL('./health-probe.js', import.meta.url), {
+      workerData: { url: `${server.url}/health/live` },
+    });
 
-  const start = performance.now();
-  const outcomes = await Promise.all(
-    Array.from({ length: NUM_CLIENTS }, (_, index) => client(server.url, index)),
-  );
-  t.comment(`all ended after ${((performance.now() - start) / 1000).toFixed(1)} s`);
-  probe.postMessage('stop');
-  const [latencies] = (await once(probe, 'message')) as [number[]];
-
-  for (const [index, outcome] of outcomes.entries()) {
-    if (outcome.hungUp) {
-      t.notOk(outcome.done, `client ${index} hung up midway`);
-      continue;
-    }
-    t.strictSame(
-      { done: outcome.done, reason: outcome.finishReason, tokens: outcome.completionTokens },
-      { done: true, reason: 'length', tokens: 16 + (index % 8) * 8 },
-      `client ${index} got everything it asked for`,
+    const start = performance.now();
+    const outcomes = await Promise.all(
+      Array.from({ length: NUM_CLIENTS }, (_, index) => client(server.url, index)),
     );
-  }
-  t.equal(outcomes.filter((outcome) => outcome.hungUp).length, NUM_CLIENTS / 4);
+    t.comment(`all ended after ${((performance.now() - start) / 1000).toFixed(1)} s`);
+    probe.postMessage('stop');
+    const [latencies] = (await once(probe, 'message')) as [number[]];
 
-  const p99 = percentile(latencies, 0.99);
-  t.comment(
-    `/health/live of ${latencies.length}: median ${percentile(latencies, 0.5).toFixed(1)} ms, ` +
-      `99 % ${p99.toFixed(1)} ms, largest ${percentile(latencies, 1).toFixed(1)} ms`,
-  );
-  t.ok(p99 < LIVE_P99_LIMIT_MS, `/health/live stays responsive (${p99.toFixed(1)} ms)`);
+    for (const [index, outcome] of outcomes.entries()) {
+      if (outcome.hungUp) {
+        t.notOk(outcome.done, `client ${index} hung up midway`);
+        continue;
+      }
+      t.strictSame(
+        { done: outcome.done, reason: outcome.finishReason, tokens: outcome.completionTokens },
+        { done: true, reason: 'length', tokens: 16 + (index % 8) * 8 },
+        `client ${index} got everything it asked for`,
+      );
+    }
+    t.equal(outcomes.filter((outcome) => outcome.hungUp).length, NUM_CLIENTS / 4);
 
-  t.match(await idleIntegrity(server.url), { ok: true, owned: 0, moving: 0 }, 'no block leaked');
-  const metrics = await readMetrics(server.url);
-  t.equal(sample(metrics, 'vllm:num_requests_running'), 0);
-  t.equal(sample(metrics, 'vllm:num_requests_waiting'), 0);
-});
+    const p99 = percentile(latencies, 0.99);
+    t.comment(
+      `/health/live of ${latencies.length}: median ${percentile(latencies, 0.5).toFixed(1)} ms, ` +
+        `99 % ${p99.toFixed(1)} ms, largest ${percentile(latencies, 1).toFixed(1)} ms`,
+    );
+    t.ok(p99 < LIVE_P99_LIMIT_MS, `/health/live stays responsive (${p99.toFixed(1)} ms)`);
+
+    t.match(await idleIntegrity(server.url), { ok: true, owned: 0, moving: 0 }, 'no block leaked');
+    const metrics = await readMetrics(server.url);
+    t.equal(sample(metrics, 'vllm:num_requests_running'), 0);
+    t.equal(sample(metrics, 'vllm:num_requests_waiting'), 0);
+  },
+);

@@ -43,18 +43,33 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
 
   t.test('n choices differ, and are reproducible', async (t) => {
     const answer = await ask({ n: 3, seed: 5, temperature: 1, ignore_eos: true });
-    t.strictSame(answer.choices.map((choice) => choice.index), [0, 1, 2]);
+    t.strictSame(
+      answer.choices.map((choice) => choice.index),
+      [0, 1, 2],
+    );
     t.equal(new Set(answer.choices.map((choice) => choice.text)).size, 3);
     t.equal(answer.usage.completion_tokens, 3 * 24);
-    t.equal(answer.usage.prompt_tokens, (answer.choices[0]?.prompt_token_ids ?? []).length, 'a prompt counts once');
+    t.equal(
+      answer.usage.prompt_tokens,
+      (answer.choices[0]?.prompt_token_ids ?? []).length,
+      'a prompt counts once',
+    );
     const again = await ask({ n: 3, seed: 5, temperature: 1, ignore_eos: true });
-    t.strictSame(again.choices.map((choice) => choice.text), answer.choices.map((choice) => choice.text));
+    t.strictSame(
+      again.choices.map((choice) => choice.text),
+      answer.choices.map((choice) => choice.text),
+    );
   });
 
   t.test('logprobs agree with the reference and with themselves', async (t) => {
     const golden = readAccuracy('smollm2').greedy[3];
     t.equal(golden?.text, PROMPT);
-    const choice = await one({ temperature: 0, logprobs: 5, ignore_eos: true, return_tokens_as_token_ids: true });
+    const choice = await one({
+      temperature: 0,
+      logprobs: 5,
+      ignore_eos: true,
+      return_tokens_as_token_ids: true,
+    });
     const { logprobs } = choice;
     if (logprobs === null || golden === undefined) throw new Error('no logprobs');
     t.equal(logprobs.tokens.length, 24);
@@ -62,12 +77,22 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
       const [ids, values] = golden.top[step] ?? [[], []];
       const top = logprobs.top_logprobs[step] ?? {};
       t.equal(Object.keys(top).length, 5);
-      t.equal(Math.max(...Object.values(top)), logprobs.token_logprobs[step], 'greedy takes the first');
+      t.equal(
+        Math.max(...Object.values(top)),
+        logprobs.token_logprobs[step],
+        'greedy takes the first',
+      );
       const actual = top[`token_id:${ids[0]}`] ?? Number.NaN;
       t.ok(Math.abs(actual - (values[0] as number)) < 0.3, `${actual} near ${values[0]}`);
       t.ok(Object.values(top).reduce((sum, value) => sum + Math.exp(value), 0) <= 1.0001);
     }
-    const shaped = await one({ temperature: 1.7, seed: 1, logprobs: 1, max_tokens: 1, logit_bias: { 100: 5 } });
+    const shaped = await one({
+      temperature: 1.7,
+      seed: 1,
+      logprobs: 1,
+      max_tokens: 1,
+      logit_bias: { 100: 5 },
+    });
     t.strictSame(
       Math.max(...Object.values(shaped.logprobs?.top_logprobs[0] ?? {})),
       logprobs.token_logprobs[0],
@@ -83,7 +108,12 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
     t.equal(cut.text, text.slice(0, text.indexOf(stop)));
     t.equal(cut.finish_reason, 'stop');
     t.equal(cut.stop_reason, stop);
-    const kept = await one({ temperature: 0, ignore_eos: true, stop, include_stop_str_in_output: true });
+    const kept = await one({
+      temperature: 0,
+      ignore_eos: true,
+      stop,
+      include_stop_str_in_output: true,
+    });
     t.equal(kept.text, text.slice(0, text.indexOf(stop) + stop.length));
   });
 
@@ -95,10 +125,16 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
     t.equal(stopped.stop_reason, stopId);
     t.strictSame(stopped.token_ids, greedyIds.slice(0, first + 1));
     const longer = await one({
-      temperature: 0, ignore_eos: true, stop_token_ids: [stopId], min_tokens: first + 4,
+      temperature: 0,
+      ignore_eos: true,
+      stop_token_ids: [stopId],
+      min_tokens: first + 4,
     });
     t.ok((longer.token_ids ?? []).length >= first + 4, 'no end before min_tokens');
-    t.notOk((longer.token_ids ?? []).slice(0, first + 3).includes(stopId), 'the stop token was banned until then');
+    t.notOk(
+      (longer.token_ids ?? []).slice(0, first + 3).includes(stopId),
+      'the stop token was banned until then',
+    );
   });
 
   t.test('ignore_eos goes on where the model would end', async (t) => {
@@ -112,10 +148,18 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
   });
 
   t.test('logit_bias forces and bans', async (t) => {
-    const forced = await one({ temperature: 0, max_tokens: 4, ignore_eos: true, logit_bias: { 504: 100 } });
+    const forced = await one({
+      temperature: 0,
+      max_tokens: 4,
+      ignore_eos: true,
+      logit_bias: { 504: 100 },
+    });
     t.strictSame(forced.token_ids, [504, 504, 504, 504]);
     const banned = await one({
-      temperature: 0, max_tokens: 4, ignore_eos: true, logit_bias: { [String(greedyIds[0])]: -100 },
+      temperature: 0,
+      max_tokens: 4,
+      ignore_eos: true,
+      logit_bias: { [String(greedyIds[0])]: -100 },
     });
     t.notOk(banned.token_ids?.includes(greedyIds[0] as number));
   });
@@ -125,19 +169,35 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
     t.match(looping?.text, /^<!DOCTYPE html>/, 'a prompt that ends in a loop when greedy');
     const count = async (body: Record<string, unknown>) => {
       const prompt = looping?.ids ?? [];
-      const choice = await one({ prompt, temperature: 0, max_tokens: 64, ignore_eos: true, ...body });
+      const choice = await one({
+        prompt,
+        temperature: 0,
+        max_tokens: 64,
+        ignore_eos: true,
+        ...body,
+      });
       return new Set(choice.token_ids).size;
     };
     const plain = await count({});
     t.ok(plain <= 16, `${plain} different tokens without a penalty`);
-    for (const penalty of [{ repetition_penalty: 1.8 }, { frequency_penalty: 2 }, { presence_penalty: 2 }]) {
+    for (const penalty of [
+      { repetition_penalty: 1.8 },
+      { frequency_penalty: 2 },
+      { presence_penalty: 2 },
+    ]) {
       const varied = await count(penalty);
       t.ok(varied > 2 * plain, `${varied} different tokens with ${JSON.stringify(penalty)}`);
     }
   });
 
   t.test('echo and prompt_logprobs score the prompt', async (t) => {
-    const choice = await one({ echo: true, logprobs: 2, max_tokens: 3, temperature: 0, prompt_logprobs: 2 });
+    const choice = await one({
+      echo: true,
+      logprobs: 2,
+      max_tokens: 3,
+      temperature: 0,
+      prompt_logprobs: 2,
+    });
     t.ok(choice.text.startsWith(PROMPT));
     const prompt = choice.prompt_token_ids ?? [];
     t.equal(choice.logprobs?.tokens.length, prompt.length + 3);
@@ -145,23 +205,37 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
     t.equal(choice.prompt_logprobs?.length, prompt.length);
     for (let index = 1; index < prompt.length; index += 1) {
       const entry = choice.prompt_logprobs?.[index]?.[String(prompt[index])];
-      t.equal(entry?.logprob, choice.logprobs?.token_logprobs[index], `token ${index}: both shapes agree`);
+      t.equal(
+        entry?.logprob,
+        choice.logprobs?.token_logprobs[index],
+        `token ${index}: both shapes agree`,
+      );
     }
     const scored = await one({ echo: true, logprobs: 2, max_tokens: 0 });
     t.equal(scored.text, PROMPT, 'max_tokens 0 generates nothing');
-    t.strictSame(scored.logprobs?.token_logprobs, choice.logprobs?.token_logprobs.slice(0, prompt.length));
+    t.strictSame(
+      scored.logprobs?.token_logprobs,
+      choice.logprobs?.token_logprobs.slice(0, prompt.length),
+    );
   });
 
   t.test('several prompts in one request, texts and ids', async (t) => {
     const ids = greedy.prompt_token_ids ?? [];
-    const answer = await ask({ prompt: [ids, [504, 3575, 282, 4649, 314]], temperature: 0, ignore_eos: true });
+    const answer = await ask({
+      prompt: [ids, [504, 3575, 282, 4649, 314]],
+      temperature: 0,
+      ignore_eos: true,
+    });
     t.equal(answer.choices[0]?.text, greedy.text);
     t.match(answer.choices[1]?.text, /^ Paris/);
   });
 
   t.test('a context that is too long is refused with both numbers', async (t) => {
     const prompt = readText('python-source').repeat(4);
-    const answer = await post<ErrorAnswer>(`${server.url}/v1/completions`, { prompt, max_tokens: 10 });
+    const answer = await post<ErrorAnswer>(`${server.url}/v1/completions`, {
+      prompt,
+      max_tokens: 10,
+    });
     t.equal(answer.status, 400);
     t.equal(answer.body.error.code, 'context_length_exceeded');
     t.equal(answer.body.error.longhaul_code, 'ERR_CONTEXT_TOO_LONG');

@@ -81,7 +81,10 @@ function waitForUrl(
       const lines = logs.map((line) => JSON.stringify(line)).join('\n');
       reject(new Error(`The server ${what}. Its output:\n${lines}`));
     };
-    const timer = setTimeout(() => fail(`did not listen within ${START_TIMEOUT_MS} ms`), START_TIMEOUT_MS);
+    const timer = setTimeout(
+      () => fail(`did not listen within ${START_TIMEOUT_MS} ms`),
+      START_TIMEOUT_MS,
+    );
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream as NodeJS.ReadableStream }).on('line', (text) => {
         const line = parseLine(text);

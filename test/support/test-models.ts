@@ -27,11 +27,12 @@ export interface TestModel {
 export async function testModel(name: RealModel): Promise<TestModel> {
   const known = findKnownModel(KNOWN_NAMES[name]);
   if (known === null) throw new Error(`${KNOWN_NAMES[name]} is not in the registry`);
-  const policy = process.env['LONGHAUL_TEST_MODELS'] ?? 'fetch';
+  const policy = process.env.LONGHAUL_TEST_MODELS ?? 'fetch';
   const cache = cacheFolder();
   const cached = cachedKnownModel(known, cache);
   if (cached !== null) return { path: cached, sha256: known.sha256, skip: false };
-  if (policy === 'off') return skipped(known.sha256, `${known.name} is not cached (LONGHAUL_TEST_MODELS=off)`);
+  if (policy === 'off')
+    return skipped(known.sha256, `${known.name} is not cached (LONGHAUL_TEST_MODELS=off)`);
   try {
     const signal = AbortSignal.timeout(FETCH_TIMEOUT_MS);
     const { path } = await resolveModel(known.name, { cache, signal });
@@ -39,7 +40,10 @@ export async function testModel(name: RealModel): Promise<TestModel> {
   } catch (error) {
     if (policy === 'required') throw error;
     const reason = error instanceof Error ? error.message : String(error);
-    return skipped(known.sha256, `${known.name} could not be fetched: ${reason.replace(/\s+/g, ' ')}`);
+    return skipped(
+      known.sha256,
+      `${known.name} could not be fetched: ${reason.replace(/\s+/g, ' ')}`,
+    );
   }
 }
 
