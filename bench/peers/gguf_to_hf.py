@@ -1,7 +1,7 @@
 """Writes a GGUF file's weights as a bf16 Hugging Face folder, for engines that read only those.
 
-Needs torch, transformers and gguf. `python gguf_to_hf.py FILE FOLDER`; a folder that is complete is
-left as it is.
+Needs torch, safetensors, transformers, gguf and accelerate. `python gguf_to_hf.py FILE FOLDER`; a
+folder that is complete is left as it is.
 """
 
 import os
@@ -17,6 +17,7 @@ def checkpoint_folder(path, folder):
     if os.path.exists(os.path.join(target, "config.json")):
         return target
     import torch
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -25,7 +26,18 @@ def checkpoint_folder(path, folder):
         dtype=torch.bfloat16,
     )
     partial = f"{target}.partial-{os.getpid()}"
-    model.save_pretrained(partial)
+    os.makedirs(partial)
+    # save_pretrained refuses what came from a GGUF file, although the weights are plain by now.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    tied = model.config.tie_word_embeddings
+    weights = {
+        name: tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    save_file(weights, os.path.join(partial, "model.safetensors"), metadata={"format": "pt"})
+    model.config.save_pretrained(partial)
     try:
         os.rename(partial, target)
     except OSError:  # another process was faster
