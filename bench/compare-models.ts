@@ -1,4 +1,5 @@
 /** The models and rows of bench/compare.ts. */
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { listWorkloads, type Workload } from '../src/bench/workload.js';
@@ -99,9 +100,12 @@ const SEED = 1;
 /** The model's file, fetched or written when it is not there. Throws EngineError. */
 export async function modelFile(model: CompareModel, folder: string): Promise<string> {
   if ('shape' in model.source) {
-    const path = join(folder, `${model.key}.gguf`);
+    const shape = parseShape(model.source.shape);
+    // A shape that changes must not find its predecessor's file.
+    const hash = createHash('sha256').update(JSON.stringify(shape)).digest('hex').slice(0, 8);
+    const path = join(folder, `${model.key}-${hash}.gguf`);
     mkdirSync(folder, { recursive: true });
-    if (!existsSync(path)) writeSyntheticGguf(parseShape(model.source.shape), path, SEED);
+    if (!existsSync(path)) writeSyntheticGguf(shape, path, SEED);
     return path;
   }
   const resolved = await resolveModel(model.source.pull, {

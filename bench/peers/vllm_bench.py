@@ -12,6 +12,7 @@ import random
 import sys
 import time
 
+sys.dont_write_bytecode = True  # gguf_to_hf lies in the source tree
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -1,6 +1,6 @@
 /** bench:compare without peers from outside: rows, tables, llama-bench's dialect, and real children. */
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import {
@@ -46,6 +46,18 @@ t.test('models and rows', async (t) => {
   ]);
   t.same(batched!.map(describeWorkload), ['both 16 × 512+64 at 0', 'decode 16 × 64 at 1024']);
   t.equal(compareRows(COMPARE_MODELS[0]!, { ...options, batch: 1 }).length, 1);
+});
+
+t.test('a synthetic model is written once', async (t) => {
+  const folder = t.testdir();
+  const model = { key: 'k', title: 'K', source: { shape: 'tiny' }, depths: [0] };
+  const path = await modelFile(model, join(folder, 'models'));
+  t.match(path, /models\/k-[0-9a-f]{8}\.gguf$/);
+  const before = statSync(path).mtimeMs;
+  t.equal(await modelFile(model, join(folder, 'models')), path);
+  t.equal(statSync(path).mtimeMs, before);
+  const other = await modelFile({ ...model, source: { shape: 'tiny,layers=3' } }, folder);
+  t.not(basename(other), basename(path));
 });
 
 t.test('ratios, the best peer, and what is printed', async (t) => {
@@ -166,7 +178,10 @@ t.test('children: longhaul measures, a broken peer is told of', async (t) => {
   });
   t.same(peers, []);
   t.equal(failures.length, 5);
-  t.match(failures[0], /^llama\.cpp, flash attention on, K\/V f16: .*ended with 1\n(.|\n)*no\/such/);
+  t.match(
+    failures[0],
+    /^llama\.cpp, flash attention on, K\/V f16: .*ended with 1\n(.|\n)*no\/such/,
+  );
   t.match(failures[4], /^vLLM, bf16: .*ENOENT/);
 });
 
