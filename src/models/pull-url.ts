@@ -181,9 +181,9 @@ function readValidator(partial: string): string | null {
   }
 }
 
-/** fetch hides the reason in `cause`. */
+/** fetch hides the reason in `cause`, that of a refused tunnel in the cause's. */
 export function causeOf(error: unknown): string {
   const cause = (error as { cause?: unknown } | null)?.cause;
-  if (cause instanceof Error && cause.message) return cause.message;
+  if (cause instanceof Error && cause.message) return causeOf(cause);
   return error instanceof Error ? error.message : String(error);
 }

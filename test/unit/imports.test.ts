@@ -70,3 +70,26 @@ t.test('no import cycles between files', async (t) => {
   };
   for (const file of graph.keys()) walk(file, []);
 });
+
+t.test('commands that serve nothing load no HTTP stack', async (t) => {
+  /** Follows the imports that run at load time; types vanish and import() waits. */
+  const reached = new Set<string>();
+  const packages = new Set<string>();
+  const follow = (file: string): void => {
+    if (reached.has(file)) return;
+    reached.add(file);
+    const text = readFileSync(join(src, file), 'utf8');
+    for (const [, type, target] of text.matchAll(/^(?:import|export) (type )?[^;]*?'([^']+)';/gm)) {
+      if (type !== undefined) continue;
+      if (!target!.startsWith('.')) packages.add(target!);
+      else follow(relative(src, resolve(src, dirname(file), target!)).replace(/\.js$/, '.ts'));
+    }
+  };
+  for (const file of ['main', 'doctor', 'pull']) follow(join('cli', `${file}.ts`));
+  t.ok(reached.has('models/pull-hub.ts') && packages.has('commander'), 'imports are followed');
+  const http = [...reached].filter((file) => file.startsWith('http/'));
+  t.same(http, ['http/version.ts'], 'which only reads package.json');
+  for (const heavy of ['fastify', 'typebox', 'typebox/compile', 'undici', '@huggingface/hub']) {
+    t.notOk(packages.has(heavy), heavy);
+  }
+});

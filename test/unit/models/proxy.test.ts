@@ -7,7 +7,7 @@ import t, { type Test } from 'tap';
 import { proxyFor, pullFetch } from '../../../src/models/proxy.js';
 import { pullHub } from '../../../src/models/pull-hub.js';
 import type { PullContext } from '../../../src/models/pull-types.js';
-import { pullUrl } from '../../../src/models/pull-url.js';
+import { causeOf, pullUrl } from '../../../src/models/pull-url.js';
 
 const DATA = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 11) & 255));
 const SHA = createHash('sha256').update(DATA).digest('hex');
@@ -183,4 +183,12 @@ t.test('HTTPS asks for a tunnel and speaks TLS in it', async (t) => {
   await t.rejects(pullUrl('https://origin.test/m.gguf', {}, ctx), { name: 'AbortError' });
   t.same(asked, [`origin.test:443 Basic ${Buffer.from('u:p').toString('base64')}`]);
   t.equal(firstByte, 22, 'a TLS handshake record');
+});
+
+t.test('a tunnel that the proxy refuses is reported in its words', async (t) => {
+  const proxy = createServer();
+  proxy.on('connect', (_request, socket) => socket.end('HTTP/1.1 403 Forbidden\r\n\r\n'));
+  const get = await pullFetch({ HTTPS_PROXY: `http://127.0.0.1:${await listen(t, proxy)}` });
+  const error = await get('https://origin.test/').catch((thrown: unknown) => thrown);
+  t.match(causeOf(error), /Proxy response \(403\)/);
 });
