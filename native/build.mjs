@@ -21,7 +21,8 @@ function has(command) {
 const missing = [];
 if (!has(process.env.CMAKE ?? 'cmake')) missing.push('CMake 3.20 or newer (package "cmake")');
 const compilers = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean);
-if (!compilers.some(has)) missing.push('a C++20 compiler (package "g++", GCC 11 or newer, or Clang 14)');
+if (!compilers.some(has))
+  missing.push('a C++20 compiler (package "g++", GCC 11 or newer, or Clang 14)');
 if (!has('make') && !has('ninja')) missing.push('Make or Ninja (package "make" or "ninja-build")');
 if (missing.length > 0) {
   fail(
@@ -39,16 +40,24 @@ const driver = existsSync('/proc/driver/nvidia/version') || existsSync('/dev/nvi
 if (cuda === 'on') {
   fail('LONGHAUL_CUDA=on, but this version has no CUDA backend yet. Use auto or off.');
 }
-const why = cuda === 'off' ? 'LONGHAUL_CUDA=off' : driver ? 'this version has none yet' : 'no NVIDIA driver found';
+const why =
+  cuda === 'off'
+    ? 'LONGHAUL_CUDA=off'
+    : driver
+      ? 'this version has none yet'
+      : 'no NVIDIA driver found';
 console.log(`longhaul: building the CPU backend; CUDA plug-in: not built (${why}).`);
 
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const args = [
   require.resolve('cmake-js/bin/cmake-js'),
   'build',
-  '--directory', root,
-  '--out', join(root, 'build', 'addon'),
-  '--config', 'Release',
+  '--directory',
+  root,
+  '--out',
+  join(root, 'build', 'addon'),
+  '--config',
+  'Release',
   `--CDLONGHAUL_VERSION=${version}`,
   `--CDNODE_ADDON_API_DIR=${dirname(require.resolve('node-addon-api/package.json'))}`,
 ];

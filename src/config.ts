@@ -57,6 +57,7 @@ type Kind =
   | { type: 'seed' }
   | { type: 'size'; min: number }
   | { type: 'choice'; choices: readonly string[] }
+  | { type: 'integer-choice'; choices: readonly number[] }
   /** Present = true. */
   | { type: 'switch' }
   /** --no-NAME: present = false; LONGHAUL_NO_NAME=1 too. */
@@ -148,7 +149,7 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
   {
     name: 'block-size',
     field: 'blockSize',
-    kind: count(1, 1024),
+    kind: { type: 'integer-choice', choices: [32, 64, 128, 256, 512] },
     default: 32,
     help: 'tokens per K/V block',
   },
@@ -334,6 +335,9 @@ function parseValue(setting: string, kind: Kind, value: unknown): unknown {
       return parseSize(setting, text, kind.min);
     case 'choice':
       if (kind.choices.includes(text)) return text;
+      throw new ConfigError(setting, `one of ${kind.choices.join(', ')}`, text);
+    case 'integer-choice':
+      if (kind.choices.map(String).includes(text)) return Number(text);
       throw new ConfigError(setting, `one of ${kind.choices.join(', ')}`, text);
     case 'switch':
       return parseSwitch(setting, value);

@@ -108,7 +108,8 @@ async function tapSuite(name: string, files: string[], jobs: number): Promise<vo
     const test = /^ {4}(not )?ok \d+(?: - (.*))?$/.exec(line);
     if (test) {
       const skip = /# (?:SKIP|TODO)\b ?(.*)$/i.exec(line);
-      if (skip) skipped.push(`${(test[2] ?? '').replace(/ # .*$/, '')}: ${skip[1] || 'no reason given'}`);
+      if (skip)
+        skipped.push(`${(test[2] ?? '').replace(/ # .*$/, '')}: ${skip[1] || 'no reason given'}`);
       else if (test[1]) counts.failed += 1;
       else counts.passed += 1;
     }

@@ -16,6 +16,7 @@ function usage(flag: ConfigFlag): string {
     case 'off-switch':
       return `--${flag.name}`;
     case 'choice':
+    case 'integer-choice':
       return `--${flag.name} <${flag.kind.choices.join('|')}>`;
     case 'size':
       return `--${flag.name} <size>`;

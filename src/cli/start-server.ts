@@ -12,6 +12,7 @@ import { LocalEngine } from '../engine/engine.js';
 import type { Logger } from '../log.js';
 import type { ModelDescription } from '../models/model-types.js';
 import type { PullProgress } from '../models/pull-types.js';
+import { parseSource } from '../models/sources.js';
 import type { TextService } from '../tokenizer/tokenizer-types.js';
 import { chooseBackend } from './backend-choice.js';
 import { obtainModel } from './obtain-model.js';
@@ -142,11 +143,15 @@ async function assemble(rooms: Rooms): Promise<RunningServer> {
 }
 
 /**
- * Names that mean this model too. Random weights that were asked for do not answer to the default
- * model's name; those that stand in for it do, so that a first example works as written.
+ * Names that mean this model too: none beside a name chosen by flag. Random weights that were asked
+ * for do not answer to the default model's name; those that stand in for it do, so that a first
+ * example works as written. Paths and URLs of this machine are nobody's business.
  */
 function aliasesOf(config: ServeConfig, model: ModelDescription): string[] {
-  return config.synthetic === null ? [config.model, model.name] : [model.name];
+  if (config.servedModelName !== null) return [];
+  if (config.synthetic !== null) return [model.name];
+  const { kind } = parseSource(config.model);
+  return kind === 'path' || kind === 'url' ? [model.name] : [config.model, model.name];
 }
 
 function delay(ms: number): Promise<void> {

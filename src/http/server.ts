@@ -20,6 +20,7 @@ import { Admission } from './admission.js';
 import { errorHeaders, fromFastify, onClientError } from './error-handler.js';
 import { generationRoute } from './generation-route.js';
 import { HealthMonitor } from './health-monitor.js';
+import { watchQuietConnections } from './quiet-connections.js';
 import { onResponseEnd } from './raw-reply.js';
 import { RequestRecord, STATUS_CLIENT_CLOSED } from './request-log.js';
 import { prepareChatCompletion } from './routes/chat-completions.js';
@@ -92,6 +93,8 @@ export async function buildServer(options: ServerOptions): Promise<FastifyInstan
     earlyHeadersMs: options.earlyHeadersMs ?? EARLY_HEADERS_MS,
   };
 
+  const closeQuietConnections = watchQuietConnections(app.server);
+  app.addHook('preClose', async () => closeQuietConnections());
   app.decorate('drain', () => context.admission.drain());
   app.decorateRequest('record', null);
   app.addHook('onReady', async () => context.health.start());

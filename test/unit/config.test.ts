@@ -57,7 +57,7 @@ const MATRIX: ReadonlyArray<[keyof ServeConfig, string, unknown, string[]]> = [
   ['isaLimit', 'avx2', 'avx2', ['sse', 'AVX2']],
   ['kvMemoryBytes', '1.5GiB', 1536 * MIB, ['1KiB', '-1', 'lots', '1PB', '10 GB', '1MiBs']],
   ['kvDtype', 'bf16', 'bf16', ['f32', 'q8', 'fp8']],
-  ['blockSize', '16', 16, ['0', '4096']],
+  ['blockSize', '64', 64, ['0', '16', '48', '4096']],
   ['maxModelLen', '4096', 4096, ['-5', '99999999999']],
   ['maxNumSeqs', '1', 1, ['0', '5000']],
   ['maxNumBatchedTokens', '512', 512, ['0']],

@@ -1,5 +1,6 @@
 /** A client that leaves is noticed in every phase, and its request still ends exactly once. */
-import type { Socket } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import t from 'tap';
 import { makeServer, rawPost, until } from './harness.js';
 
@@ -78,4 +79,27 @@ t.test('a client that leaves after the answer aborts nothing', async (t) => {
   await until(() => logs.length > 0);
   t.match(logs, [{ status: 200, finish_reason: 'stop' }]);
   t.equal(engine.streams[0]!.abortedAs, null);
+});
+
+t.test('a closing server ends connections that never sent a request', async (t) => {
+  const { app, engine, listen } = await makeServer(t.teardown);
+  const url = new URL(await listen());
+  const spare = connect(Number(url.port), url.hostname);
+  await once(spare, 'connect');
+  const socket = await rawPost(url.href, CHAT, { messages });
+  const [sequence] = await engine.submitted(1);
+  app.drain();
+  const spareClosed = once(spare, 'close');
+  const closed = app.close();
+  await spareClosed;
+  t.equal(sequence!.abortedAs, null, 'the running request goes on');
+  let answer = '';
+  socket.on('data', (data) => {
+    answer += data;
+  });
+  const answered = once(socket, 'close');
+  sequence!.tokens('abc');
+  sequence!.finish('stop');
+  await Promise.all([closed, answered]);
+  t.match(answer, /200 OK[\s\S]*"finish_reason":"stop"/);
 });
