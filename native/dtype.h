@@ -1,4 +1,4 @@
-// Element and block-quantised types of weights and caches. Names are GGUF's; block layouts are
+// Element and block-quantized types of weights and caches. Names are GGUF's; block layouts are
 // described in docs/formats.md. Numeric values are ours and cross the N-API border (src/types.ts,
 // DTYPES): append only.
 #pragma once

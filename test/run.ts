@@ -56,7 +56,7 @@ async function nativeSuite(name: string, sanitize: string): Promise<void> {
   const folder = join(root, 'build', sanitize === '' ? 'native-tests' : 'sanitize-tests');
   const configure = ['-S', root, '-B', folder, '-DLONGHAUL_TESTS=ON'];
   configure.push(`-DLONGHAUL_SANITIZE=${sanitize}`);
-  // Full optimisation of instrumented vector code takes minutes a file and finds nothing more.
+  // Full optimization of instrumented vector code takes minutes a file and finds nothing more.
   if (sanitize !== '') configure.push('-DCMAKE_CXX_FLAGS_RELEASE=-O1');
   if (process.env.CI) configure.push('-DLONGHAUL_WERROR=ON');
   print(`# ${name}: building`);

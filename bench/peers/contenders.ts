@@ -61,7 +61,7 @@ export async function startLonghaul(options: ContenderOptions): Promise<Longhaul
   };
 }
 
-/** llama.cpp's settings that can win a row; the quantised V cache needs flash attention. */
+/** llama.cpp's settings that can win a row; the quantized V cache needs flash attention. */
 export const LLAMA_SETTINGS = [
   { flashAttention: true, kv: 'f16' },
   { flashAttention: false, kv: 'f16' },

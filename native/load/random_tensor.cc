@@ -1,5 +1,5 @@
 // Each block's quants are uniform over their range and its scale is chosen so that the values have
-// the wanted deviation. Types without a minimum have quants off centre by half a step; their scale
+// the wanted deviation. Types without a minimum have quants off center by half a step; their scale
 // takes a random sign, which makes the mean zero again.
 #include "load/random_tensor.h"
 
@@ -29,7 +29,7 @@ class Random {
   }
   float sign() { return (next() >> 63) != 0 ? -1.0f : 1.0f; }
   float uniform() { return static_cast<float>(next() >> 40) * 0x1p-24f; }
-  // Sum of four uniform 16-bit numbers, centred and scaled to deviation 1; near enough to normal.
+  // Sum of four uniform 16-bit numbers, centered and scaled to deviation 1; near enough to normal.
   float normal() {
     const uint64_t bits = next();
     const int32_t sum = static_cast<int32_t>((bits & 0xffff) + ((bits >> 16) & 0xffff) +

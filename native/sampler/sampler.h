@@ -14,7 +14,7 @@ namespace longhaul {
 //
 // Order: log-probabilities of the raw distribution; then logit_bias, min_tokens' ban, repetition
 // penalty, frequency and presence penalties; then greedy, or temperature, min_p, top_k, top_p (each
-// on the distribution renormalised by the one before) and one Philox draw keyed (seed, position).
+// on the distribution renormalized by the one before) and one Philox draw keyed (seed, position).
 // Ties go to the lowest id everywhere.
 void sample_row(float* logits, int32_t vocab_size, SampleRow& row);
 

@@ -24,7 +24,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EngineError } from '../errors.js';
 import { unavailable } from './model-error.js';
 
-/** LONGHAUL_CACHE_DIR, or ~/.cache/longhaul (XDG_CACHE_HOME honoured). */
+/** LONGHAUL_CACHE_DIR, or ~/.cache/longhaul (XDG_CACHE_HOME honored). */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   if (env.LONGHAUL_CACHE_DIR) return env.LONGHAUL_CACHE_DIR;
   const base = env.XDG_CACHE_HOME || join(homedir(), '.cache');

@@ -96,7 +96,7 @@ function readFamily(config: JsonFields): Family {
     });
   }
   if (config.get('quantization_config') !== undefined) {
-    config.fault('quantization_config', 'none (quantised checkpoints come as GGUF)');
+    config.fault('quantization_config', 'none (quantized checkpoints come as GGUF)');
   }
   return FAMILIES[architecture]!;
 }

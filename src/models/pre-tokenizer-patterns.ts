@@ -1,5 +1,5 @@
 /**
- * The pre-tokenizer rules of published tokenizer.json files, recognised by their regular
+ * The pre-tokenizer rules of published tokenizer.json files, recognized by their regular
  * expressions, and the name native/tokenizer gives each.
  */
 const SUFFIXES = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";

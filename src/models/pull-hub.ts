@@ -1,6 +1,6 @@
 /**
  * Models of the Hugging Face hub, through @huggingface/hub: one file, a split GGUF, or a checkpoint
- * folder. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured; transfers resume.
+ * folder. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honored; transfers resume.
  */
 
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';

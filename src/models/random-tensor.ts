@@ -1,7 +1,7 @@
 /**
  * Random tensor bytes of every type, for synthetic model files. Values are uniform with zero mean
  * and a standard deviation of 0.02, the usual initialization, so that activations stay finite
- * through any number of layers. Quantised blocks get random codes under one fixed scale.
+ * through any number of layers. Quantized blocks get random codes under one fixed scale.
  */
 import { DTYPE_BLOCKS, type DTypeName } from '../types.js';
 

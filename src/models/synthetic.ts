@@ -279,7 +279,7 @@ export function syntheticConfig(shape: SyntheticShape): NativeModelConfig {
   };
 }
 
-/** What a type falls back to where rows are no multiple of its block, as quantisers do. */
+/** What a type falls back to where rows are no multiple of its block, as quantizers do. */
 const NARROW: Partial<Record<DTypeName, DTypeName>> = { Q4_K: 'Q5_0', Q5_K: 'Q5_1', Q6_K: 'Q8_0' };
 
 /** The type of one tensor: vectors in F32, the vocabulary's tables in 8 bits at least. */

@@ -639,7 +639,7 @@ LH_TEST(compact_rows_moves_kept_rows_up) {
   }
 }
 
-LH_TEST(vectors_add_their_offset_and_refuse_quantised_types) {
+LH_TEST(vectors_add_their_offset_and_refuse_quantized_types) {
   const std::unique_ptr<Backend> backend = backend_of(cpu::machine_isa());
   Weights weights(10);
   TensorView wide = weights.fixed({1.0f, -2.5f, 3.25f}, 1, 3);
@@ -649,9 +649,9 @@ LH_TEST(vectors_add_their_offset_and_refuse_quantised_types) {
   const auto& data = static_cast<const cpu::CpuVector&>(*vector).data;
   EXPECT_EQ(vector->size, 6);
   EXPECT_TRUE((data == std::vector<float>{2.0f, -1.5f, 4.25f, 2.0f, -1.5f, 4.25f}));
-  TensorView quantised = wide;
-  quantised.dtype = DType::kQ8_0;
-  EXPECT_TRUE(backend->make_vector({&quantised, 1}, 0).status().code() == ErrorCode::kModelFormat);
+  TensorView quantized = wide;
+  quantized.dtype = DType::kQ8_0;
+  EXPECT_TRUE(backend->make_vector({&quantized, 1}, 0).status().code() == ErrorCode::kModelFormat);
 }
 
 LH_TEST(set_up_checks_its_arguments) {

@@ -63,7 +63,7 @@ struct Rows {
   const float* row(int t) const { return x.data() + t * stride; }
 };
 
-std::vector<float> normalised(const float* x, int64_t cols, const float* norm, float eps) {
+std::vector<float> normalized(const float* x, int64_t cols, const float* norm, float eps) {
   std::vector<float> out(x, x + cols);
   if (norm == nullptr) return out;
   float lanes[16] = {};
@@ -223,7 +223,7 @@ LH_TEST(oracle_bits_for_every_dtype_and_shape) {
         const PackedMatrixPtr matrix = pack({&weights}, false, pool);
         std::vector<float> expected;
         for (int t = 0; t < kMaxTokens; ++t) {
-          const auto y = oracle_row(weights, decoded, normalised(rows.row(t), cols, nullptr, 0));
+          const auto y = oracle_row(weights, decoded, normalized(rows.row(t), cols, nullptr, 0));
           expected.insert(expected.end(), y.begin(), y.end());
         }
         for (const Isa isa : levels()) {
@@ -267,7 +267,7 @@ LH_TEST(norm_and_row_indices) {
         Product product = multiply(*matrix, rows, 8, call, isa, pool);
         for (int t = 0; t < 8; ++t) {
           const auto a =
-              normalised(rows.row(indices[static_cast<size_t>(t)]), cols, norm.data(), 1e-5f);
+              normalized(rows.row(indices[static_cast<size_t>(t)]), cols, norm.data(), 1e-5f);
           const auto expected = oracle_row(weights, decoded, a);
           EXPECT_EQ(count_different(product.row(t), expected.data(), 24), 0);
         }
@@ -290,7 +290,7 @@ LH_TEST(norm_of_odd_widths) {
       Product product = multiply(*matrix, rows, 3, call, isa, pool);
       for (int t = 0; t < 3; ++t) {
         const auto expected =
-            oracle_row(weights, decoded, normalised(rows.row(t), cols, norm.data(), 1e-5f));
+            oracle_row(weights, decoded, normalized(rows.row(t), cols, norm.data(), 1e-5f));
         EXPECT_EQ(count_different(product.row(t), expected.data(), 16), 0);
       }
     }
@@ -307,7 +307,7 @@ LH_TEST(parts_of_several_dtypes) {
   std::vector<float> expected;
   for (int t = 0; t < 19; ++t) {
     for (const Stored* part : parts) {
-      const auto y = oracle_row(*part, Decoded(*part), normalised(rows.row(t), 512, nullptr, 0));
+      const auto y = oracle_row(*part, Decoded(*part), normalized(rows.row(t), 512, nullptr, 0));
       expected.insert(expected.end(), y.begin(), y.end());
     }
   }

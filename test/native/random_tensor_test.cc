@@ -18,7 +18,7 @@ float f16(const uint8_t* bytes) {
   return (bits & 0x8000) != 0 ? -value : value;
 }
 
-// Plain dequantisation by the published block layouts, one element at a time.
+// Plain dequantization by the published block layouts, one element at a time.
 float element(DType dtype, const uint8_t* block, int i) {
   const auto nibble = [&](const uint8_t* qs) { return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4; };
   const auto high = [&](const uint8_t* qh) { return (qh[i / 8] >> (i % 8) & 1) << 4; };

@@ -133,7 +133,7 @@ static void score_slice(const AttentionSliceArgs& args, const ReadOrder& order, 
   }
 }
 
-// Applies the softcap to the scores [first, last) of one row; neighbours in a vector may change
+// Applies the softcap to the scores [first, last) of one row; neighbors in a vector may change
 // too, they are never read.
 static inline void cap_row(float* scores, int first, int last, float softcap) {
   using L = Lanes;

@@ -39,7 +39,7 @@ float* row_of(const DeviceTensor* tensor, int64_t row) {
   return static_cast<float*>(tensor->data) + row * tensor->cols;
 }
 
-// Rows of x, normalised by `norm` unless null, ready for products with `weight`.
+// Rows of x, normalized by `norm` unless null, ready for products with `weight`.
 PrepareParams prepare_params(const DeviceTensor* x, int32_t num_tokens, const Vector* norm,
                              float eps) {
   PrepareParams params;

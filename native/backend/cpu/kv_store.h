@@ -11,7 +11,7 @@
 // upper half is one f32 and its lower half, shifted, the other, so that a whole unit widens with
 // one shift and one mask; 16 units in a row are the B operand of a bf16 tile product (K: 32
 // channels x 16 tokens, V: 32 tokens x 16 channels). In f16 the order is [2][16], because widening
-// f16 takes 16 neighbours.
+// f16 takes 16 neighbors.
 //
 // Read by attention: keys in lanes, so scores need no horizontal sums and a token that is not
 // visible spoils only its own lane; channels in lanes for values.

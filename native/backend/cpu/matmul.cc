@@ -102,7 +102,7 @@ void prepare_rows(const PrepareParams& params, const PackedMatrix& weight, Isa i
   state.num_tokens = tokens;
   state.cols = weight.cols;
   state.has_floats = weight.any_float;
-  state.has_chunks = weight.any_quantised;
+  state.has_chunks = weight.any_quantized;
   state.float_stride = (weight.cols + 15) / 16 * 16;
   if (tokens == 0) return;
   if (state.has_floats) state.floats.reserve(static_cast<size_t>(tokens * state.float_stride));
@@ -132,7 +132,7 @@ struct StripTask {
   const MatmulKernels& kernels;
   const MatmulParams& params;
 
-  void quantised(const Strip& strip, int first, int count, WorkerScratch& scratch) const {
+  void quantized(const Strip& strip, int first, int count, WorkerScratch& scratch) const {
     const PackFormat& format = pack_format(strip.dtype);
     const GroupLayout layout = group_layout(strip.dtype, weight.cols);
     const ActivationChunk* chunks = state.chunks.data() + first;
@@ -162,7 +162,7 @@ struct StripTask {
       kernels.multiply_floats(strip, weight.cols, state.floats.data() + first * state.float_stride,
                               state.float_stride, count, scratch.acc[0]);
     } else {
-      quantised(strip, first, count, scratch);
+      quantized(strip, first, count, scratch);
     }
     const OutputParams out = {params.y + first * params.y_stride, params.y_stride,
                               output_kind(params.epilogue), params.softcap};
@@ -178,7 +178,7 @@ void matmul(const MatmulParams& params, ActivationRows& rows, Isa isa, ThreadPoo
   const bool gated = params.epilogue == Epilogue::kSiluMul || params.epilogue == Epilogue::kGeluMul;
   LH_CHECK(state.cols == weight.cols);
   LH_CHECK(state.has_floats || !weight.any_float);
-  LH_CHECK(state.has_chunks || !weight.any_quantised);
+  LH_CHECK(state.has_chunks || !weight.any_quantized);
   LH_CHECK(!gated || weight.interleaved);
   const int tokens = state.num_tokens;
   if (tokens == 0) return;

@@ -1,7 +1,7 @@
-// Quantised and float matrix products of the CPU backend.
+// Quantized and float matrix products of the CPU backend.
 //
 // Arithmetic contract, one for every ISA, batch size and thread count (same bits everywhere):
-//  * quantised weights (Q8_0 .. Q6_K): each activation row is quantised per 32 elements to int8,
+//  * quantized weights (Q8_0 .. Q6_K): each activation row is quantized per 32 elements to int8,
 //    d = max|x| / 127 (f32), q = round-to-nearest-even(x * (127 / max|x|)); blocks whose max|x| is
 //    below 2^-100 count as zero, one that holds an infinity or NaN gets d = NaN (so that it shows
 //    in every result). Products inside a block are exact int32; then, in ascending block order,
@@ -42,7 +42,7 @@ int64_t packed_rows(const PackedMatrix& matrix);
 int64_t packed_cols(const PackedMatrix& matrix);
 int64_t packed_bytes(const PackedMatrix& matrix);
 
-// out[cols] = row `row` of the matrix, dequantised exactly, times scale.
+// out[cols] = row `row` of the matrix, dequantized exactly, times scale.
 void gather_row(const PackedMatrix& matrix, int64_t row, float scale, float* out);
 
 // Activations ready to be multiplied: f32 rows and, when the matrix needs them, int8 rows with
@@ -58,7 +58,7 @@ class ActivationRows {
   std::unique_ptr<State> state_;
 };
 
-// rows of x (or x[row_indices[i]] when not null), RMS-normalised with `norm` when not null:
+// rows of x (or x[row_indices[i]] when not null), RMS-normalized with `norm` when not null:
 // n = x * (1 / sqrt(mean(x^2) + eps)) * norm, statistics summed in f32 over a fixed 16-lane tree.
 struct PrepareParams {
   const float* x = nullptr;
@@ -86,8 +86,8 @@ struct MatmulParams {
   float softcap = 0;
 };
 
-// Prepares rows once for one or more matmuls with the same input; quantises only when `weight`
-// is quantised.
+// Prepares rows once for one or more matmuls with the same input; quantizes only when `weight`
+// is quantized.
 void prepare_rows(const PrepareParams& params, const PackedMatrix& weight, Isa isa,
                   ActivationRows& rows, ThreadPool& pool);
 void matmul(const MatmulParams& params, ActivationRows& rows, Isa isa, ThreadPool& pool);

@@ -449,7 +449,7 @@ inline int32_t largest_lane(__m256i v) {
   return _mm_cvtsi128_si32(four);
 }
 
-void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out) {
+void quantize_block(const RowValues& row, int k, int block, ActivationChunk* out) {
   const __m256i all = _mm256_set1_epi32(-1), magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256 v[4];
   __m256i largest = _mm256_setzero_si256();
@@ -503,7 +503,7 @@ void prepare(const float* x, int cols, const float* norm, float eps, float* floa
   }
   if (chunks == nullptr) return;
   for (int k = 0; k < cols; k += kBlockCols) {
-    quantise_block(row, k, k % kChunkCols / kBlockCols, chunks + k / kChunkCols * chunk_stride);
+    quantize_block(row, k, k % kChunkCols / kBlockCols, chunks + k / kChunkCols * chunk_stride);
   }
 }
 

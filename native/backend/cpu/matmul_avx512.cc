@@ -595,7 +595,7 @@ struct RowValues {
   }
 };
 
-void quantise_block(const RowValues& row, int k, int block, ActivationChunk* out) {
+void quantize_block(const RowValues& row, int k, int block, ActivationChunk* out) {
   const __m512 a = row.at(k, 0xffff), b = row.at(k + 16, 0xffff);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const uint32_t max_bits = _mm512_reduce_max_epu32(
@@ -644,7 +644,7 @@ void prepare(const float* x, int cols, const float* norm, float eps, float* floa
   }
   if (chunks == nullptr) return;
   for (int k = 0; k < cols; k += kBlockCols) {
-    quantise_block(row, k, k % kChunkCols / kBlockCols, chunks + k / kChunkCols * chunk_stride);
+    quantize_block(row, k, k % kChunkCols / kBlockCols, chunks + k / kChunkCols * chunk_stride);
   }
 }
 

@@ -10,7 +10,7 @@
 
 namespace longhaul::cpu {
 
-// 256 columns of one activation row, quantised per 32. Chunks of one column range lie together:
+// 256 columns of one activation row, quantized per 32. Chunks of one column range lie together:
 // chunk c of token t is chunks[c * num_tokens + t]. In the last chunk of a row only the blocks
 // that exist are written.
 struct alignas(64) ActivationChunk {
@@ -44,8 +44,8 @@ struct OutputParams {
 };
 
 struct MatmulKernels {
-  // One row: normalised with `norm` when not null; f32 copy to `floats` when not null (cols
-  // rounded up to even, padded with 0); quantised to chunks[c * chunk_stride] when not null.
+  // One row: normalized with `norm` when not null; f32 copy to `floats` when not null (cols
+  // rounded up to even, padded with 0); quantized to chunks[c * chunk_stride] when not null.
   void (*prepare)(const float* x, int cols, const float* norm, float eps, float* floats,
                   ActivationChunk* chunks, int64_t chunk_stride);
 

@@ -1,5 +1,5 @@
 // The oracle: every operation of the contract in matmul.h, spelled out. Portable C++; the loops
-// over lanes are left to the compiler's vectoriser.
+// over lanes are left to the compiler's vectorizer.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -28,7 +28,7 @@ float inverse_rms(const float* x, int cols, float eps) {
   return 1.0f / std::sqrt(lanes[0] / static_cast<float>(cols) + eps);
 }
 
-void quantise_block(const float* x, int block, ActivationChunk& out) {
+void quantize_block(const float* x, int block, ActivationChunk& out) {
   // As integers, magnitudes of floats order like the floats, with infinities and NaN on top.
   uint32_t max_bits = 0;
   for (int i = 0; i < kBlockCols; ++i) {
@@ -67,7 +67,7 @@ void prepare(const float* x, int cols, const float* norm, float eps, float* floa
   for (int k = 0; k < cols; k += kBlockCols) {
     float block[kBlockCols];
     for (int i = 0; i < kBlockCols; ++i) block[i] = value(k + i);
-    quantise_block(block, k % kChunkCols / kBlockCols, chunks[k / kChunkCols * chunk_stride]);
+    quantize_block(block, k % kChunkCols / kBlockCols, chunks[k / kChunkCols * chunk_stride]);
   }
 }
 

@@ -313,7 +313,7 @@ Result<PackedMatrixPtr> pack_matrix(std::span<const TensorView> parts, bool inte
     segment.groups = (part.rows + kGroupRows - 1) / kGroupRows;
     segment.group_stride = group_layout(part.dtype, part.cols).bytes;
     matrix->rows += part.rows;
-    (pack_format(part.dtype).bits == 0 ? matrix->any_float : matrix->any_quantised) = true;
+    (pack_format(part.dtype).bits == 0 ? matrix->any_float : matrix->any_quantized) = true;
     bytes += segment.groups * segment.group_stride;
     total_groups += segment.groups;
     matrix->segments.push_back(segment);

@@ -27,7 +27,7 @@ class PackedMatrix {
   int64_t rows = 0;
   int64_t cols = 0;
   bool interleaved = false;
-  bool any_quantised = false;
+  bool any_quantized = false;
   bool any_float = false;
   std::vector<PackedSegment> segments;
   std::vector<Strip> strips;

@@ -1,5 +1,5 @@
 // Body of the small_ops_<isa>.cc files. Loops without a sum are plain and left to the compiler's
-// vectoriser: without contraction it cannot change a bit. Unnamed namespace: see
+// vectorizer: without contraction it cannot change a bit. Unnamed namespace: see
 // attention_lanes.h.
 #pragma once
 

@@ -131,7 +131,7 @@ t.test('merges as pairs, ignore_merges, NFC', async (t) => {
   t.equal(normalization, 'NFC');
 });
 
-t.test('pre-tokenizers are recognised by their rules', async (t) => {
+t.test('pre-tokenizers are recognized by their rules', async (t) => {
   const folder = t.testdir();
   const rules = (...pretokenizers: object[]): string =>
     load(folder, bpe({ pre_tokenizer: { type: 'Sequence', pretokenizers } })).spec.preTokenizer;
