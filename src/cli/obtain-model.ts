@@ -9,7 +9,7 @@ import { loadModel, loadSynthetic } from '../models/load-model.js';
 import type { ModelDescription } from '../models/model-types.js';
 import type { PullProgress } from '../models/pull-types.js';
 import { DEFAULT_MODEL } from '../models/registry.js';
-import { isUnreachable, resolveModel } from '../models/sources.js';
+import { isUnreachable, parseSource, resolveModel } from '../models/sources.js';
 
 const FALLBACK_SHAPE = 'smollm2';
 /** Throws EngineError. `signal` stops a transfer. */
@@ -22,7 +22,10 @@ export async function obtainModel(
   if (config.synthetic !== null) return loadSynthetic(config.synthetic);
   try {
     const resolved = await resolveModel(config.model, { cache: cacheFolder(), signal, onProgress });
-    return loadModel(resolved.path, resolved.name ?? undefined);
+    const model = loadModel(resolved.path, resolved.name ?? undefined);
+    const source = parseSource(config.model);
+    if (source.kind !== 'known') return model;
+    return { ...model, defaults: { ...model.defaults, ...source.model.defaults } };
   } catch (error) {
     if (signal.aborted || config.model !== DEFAULT_MODEL || !isUnreachable(error)) throw error;
     logger.error(

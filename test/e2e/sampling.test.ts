@@ -258,3 +258,25 @@ t.test('sampling on a real model', { skip: model.skip }, async (t) => {
     t.strictSame(controls(body.tokens), controls(plain.body.tokens), 'no control token more');
   });
 });
+
+t.test("a known model's recommended sampling fills what a request leaves out", async (t) => {
+  const options = { skip: model.skip };
+  t.test('served by its name', options, async (t) => {
+    const server = await startServer({ model: 'smollm2-135m-instruct' });
+    t.teardown(() => server.stop());
+    const drawn = async (body: Record<string, unknown>) =>
+      firstChoice(
+        await complete(server.url, {
+          prompt: PROMPT,
+          max_tokens: 48,
+          seed: 7,
+          ignore_eos: true,
+          return_token_ids: true,
+          ...body,
+        }),
+      ).token_ids;
+    const plain = await drawn({});
+    t.strictSame(plain, await drawn({ temperature: 0.2, top_p: 0.9 }));
+    t.notSame(plain, await drawn({ temperature: 1, top_p: 1 }), 'what the request says wins');
+  });
+});
