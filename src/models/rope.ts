@@ -8,6 +8,7 @@
  * meaning while a sequence grows.
  */
 import { EngineError } from '../errors.js';
+import { shown } from './model-error.js';
 
 export interface RopeParameters {
   type: string;
@@ -140,6 +141,6 @@ function positive(where: string, name: string, value: number | undefined): numbe
 function invalid(where: string, name: string, expected: string, found: unknown): EngineError {
   return new EngineError(
     'ERR_MODEL_FORMAT',
-    `${where}: ${name}: expected ${expected}, found ${String(found)}`,
+    `${where}: ${name}: expected ${expected}, found ${shown(found)}`,
   );
 }
