@@ -88,8 +88,8 @@ t.test('unknown scalings and bad parameters are refused by name', async (t) => {
   const refuse = (parameters: Parameters<typeof computeRope>[0], message: RegExp): void => {
     t.throws(() => computeRope(parameters, 'file'), { code: 'ERR_MODEL_FORMAT', message });
   };
-  refuse({ type: 'longrope', ...base }, /found longrope/);
-  refuse({ type: 'dynamic', ...base }, /found dynamic/);
+  refuse({ type: 'longrope', ...base }, /found "longrope"/);
+  refuse({ type: 'dynamic', ...base }, /found "dynamic"/);
   refuse({ type: 'linear', ...base }, /factor: expected a number above 0, found undefined/);
   refuse({ type: 'linear', ...base, factor: 0 }, /found 0/);
   refuse({ type: 'llama3', ...base, factor: 8 }, /low_freq_factor/);
