@@ -100,6 +100,12 @@ async function assemble(rooms: Rooms): Promise<RunningServer> {
     options: { itlTargetMs, maxQueueRequests, maxQueueTokens, prefixCache, overlap, check },
     fingerprint: model.fingerprint,
     observer: metrics,
+    onFailure: (error, plan) => {
+      // A plan holds prompts, as token ids.
+      const words = config.logPrompts && plan ? [...plan] : undefined;
+      const { code } = error;
+      logger.fatal({ event: 'engine-failed', code, plan: words }, error.message);
+    },
   });
   metrics.attach(engine, {
     blockSize: info.blockSize,
