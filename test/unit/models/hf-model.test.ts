@@ -251,9 +251,9 @@ t.test('what the engine cannot run is refused by name', async (t) => {
   refuse(
     'LlamaForCausalLM',
     { rope_scaling: { rope_type: 'longrope' } },
-    /RoPE scaling type.*found longrope/,
+    /RoPE scaling type.*found "longrope"/,
   );
-  refuse('LlamaForCausalLM', { rope_scaling: { type: 'dynamic', factor: 2 } }, /found dynamic/);
+  refuse('LlamaForCausalLM', { rope_scaling: { type: 'dynamic', factor: 2 } }, /found "dynamic"/);
   refuse('LlamaForCausalLM', { hidden_act: 'relu' }, /hidden_act.*found "relu"/);
   refuse('LlamaForCausalLM', { attention_bias: true }, /attention_bias/);
   refuse('LlamaForCausalLM', { mlp_bias: true }, /mlp_bias/);
