@@ -7,6 +7,7 @@
  * Prints median, 95th percentile and maximum in microseconds, for steps of decodes only and for
  * steps with a prefill chunk beside the decodes.
  */
+
 import { cpus } from 'node:os';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -23,6 +24,7 @@ import { rootHash } from '../src/kv/block-hash.js';
 import { BlockManager } from '../src/kv/block-manager.js';
 import { BlockPool } from '../src/kv/block-pool.js';
 import { PrefixCache } from '../src/kv/prefix-cache.js';
+import { GREEDY_SAMPLING } from '../src/types.js';
 
 export interface ReplayOptions {
   numSequences: number;
@@ -116,22 +118,7 @@ class Replay {
           { length: numPromptTokens },
           (_, i) => (arrival * 7 + i) % 999,
         ),
-        sampling: {
-          temperature: 0,
-          topP: 1,
-          minP: 0,
-          topK: 0,
-          repetitionPenalty: 1,
-          frequencyPenalty: 0,
-          presencePenalty: 0,
-          seed: 0n,
-          numLogprobs: -1,
-          numPromptLogprobs: -1,
-          logitBias: [],
-          minTokens: 0,
-          maxTokens,
-          stopTokenIds: [49_999],
-        },
+        sampling: { ...GREEDY_SAMPLING, maxTokens, stopTokenIds: [49_999] },
         priority: 0,
         blocks: this.manager.createSequence(this.root),
         nowMs: 0,

@@ -54,6 +54,24 @@ export interface SamplingParams {
   stopTokenIds: readonly number[];
 }
 
+/** The most likely token every time, and nothing asked for besides; maxTokens is the caller's to set. */
+export const GREEDY_SAMPLING: SamplingParams = {
+  temperature: 0,
+  topP: 1,
+  minP: 0,
+  topK: 0,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  seed: 0n,
+  numLogprobs: -1,
+  numPromptLogprobs: -1,
+  logitBias: [],
+  minTokens: 0,
+  maxTokens: 0,
+  stopTokenIds: [],
+};
+
 export type FinishReason = 'stop' | 'length';
 
 export interface TokenLogprob {

@@ -23,30 +23,13 @@ import {
   TOKEN_FROM_SLOT,
 } from '../engine/step-plan.js';
 import { EngineError } from '../errors.js';
-import type { SamplingParams } from '../types.js';
+import { GREEDY_SAMPLING } from '../types.js';
 import { seededRandom } from './statistics.js';
 import type { Workload } from './workload.js';
 
 const BLOCK_SIZE = 32;
 /** Token budget of a step, the default of `serve`. */
 const STEP_TOKENS = 2048;
-
-const GREEDY: SamplingParams = {
-  temperature: 0,
-  topP: 1,
-  minP: 0,
-  topK: 0,
-  repetitionPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  seed: 0n,
-  numLogprobs: -1,
-  numPromptLogprobs: -1,
-  logitBias: [],
-  minTokens: 0,
-  maxTokens: 0,
-  stopTokenIds: [],
-};
 
 export interface DriverOptions {
   /** 0 is automatic. */
@@ -222,7 +205,7 @@ export class EngineDriver {
         slot,
         sequenceId: slot,
         numPromptTokens: 0,
-        sampling: GREEDY,
+        sampling: GREEDY_SAMPLING,
         stopTokenIds: [],
         history: new Int32Array(0),
       });
