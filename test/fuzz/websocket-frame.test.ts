@@ -36,8 +36,17 @@ const frame = fc.record(
   { requiredKeys: [] },
 );
 
+// Random frames seldom are valid as a whole: these always are, so that every run meets live ones.
+const validGenerate = fc.record({
+  type: fc.constant('generate'),
+  id: fc.constantFrom('a', 'b', 'c'),
+  endpoint: fc.constant('completions'),
+  body: fc.record({ prompt: fc.string({ minLength: 1 }) }),
+});
+
 const wire = fc.oneof(
   { arbitrary: frame.map((value) => JSON.stringify(value)), weight: 8 },
+  { arbitrary: validGenerate.map((value) => JSON.stringify(value)), weight: 4 },
   fc.string({ unit: 'binary' }),
   json.map((value) => JSON.stringify(value) ?? ''),
   fc.uint8Array({ maxLength: 40 }).map((bytes) => Buffer.from(bytes)),
