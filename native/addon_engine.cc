@@ -227,9 +227,9 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
 Result<std::unique_ptr<Engine>> load_engine(const ModelRequest& model,
                                             const EngineOptions& options) {
   LH_TRY(validate(model.config));
-  LH_ASSIGN_OR_RETURN(LoadedTensors tensors, load_tensors(model.files, model.tensors,
-                                                          model.config.norm_weight_offset));
-  return Engine::create(model.config, tensors.weights, std::move(tensors.keep_alive), options);
+  LH_ASSIGN_OR_RETURN(const WeightSet weights,
+                      load_tensors(model.files, model.tensors, model.config.norm_weight_offset));
+  return Engine::create(model.config, weights, nullptr, options);
 }
 
 // A createEngine() under way. Lives until its thread-safe function is finalized.

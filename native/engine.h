@@ -20,7 +20,7 @@ struct EngineOptions {
   int32_t threads = 0;                     // 0 = automatic
   std::string isa_limit;                   // LONGHAUL_ISA
   int64_t kv_memory_bytes = 0;             // size of the device pool
-  DType kv_dtype = DType::kBF16;           // kF16 or kBF16
+  KvDType kv_dtype = KvDType::kF16;
   int32_t block_size = 32;
   int32_t max_num_seqs = 64;               // slots
   int32_t max_num_batched_tokens = 2048;
@@ -45,7 +45,8 @@ struct EngineInfo {
 class Engine {
  public:
   // Loads weights (repacking them), sizes the pool and starts the thread. `keep_alive` owns what
-  // the weight views point to and is released as soon as nothing needs it.
+  // borrowed weights point to, null where there are none; it is released as soon as nothing needs
+  // it.
   static Result<std::unique_ptr<Engine>> create(const ModelConfig& config, const WeightSet& weights,
                                                 std::shared_ptr<void> keep_alive,
                                                 const EngineOptions& options);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -40,6 +41,15 @@ Result<std::shared_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   // Repacking reads every tensor once, front to back: ask for read-ahead.
   ::madvise(data, static_cast<size_t>(size), MADV_WILLNEED);
   return std::shared_ptr<MappedFile>(new MappedFile(static_cast<const std::byte*>(data), size));
+}
+
+void MappedFile::drop(int64_t offset, int64_t bytes) const {
+  // Reading a page maps its neighbors of the same 64 KiB too: what lies around goes as well.
+  constexpr int64_t kAround = 64 << 10;
+  const int64_t begin = std::max<int64_t>(0, offset) / kAround * kAround;
+  const int64_t end = std::min(size_, (offset + bytes + kAround - 1) / kAround * kAround);
+  if (begin >= end) return;
+  ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
 }
 
 MappedFile::~MappedFile() {

@@ -6,10 +6,7 @@
 namespace longhaul {
 namespace {
 
-struct Owner {
-  std::vector<std::shared_ptr<MappedFile>> files;
-  std::vector<std::unique_ptr<std::byte[]>> random;
-};
+using Files = std::vector<std::shared_ptr<MappedFile>>;
 
 constexpr int64_t kSideMax = int64_t{1} << 31;
 constexpr int64_t kElementsMax = int64_t{1} << 44;  // bytes stay far below 2^63 for any type
@@ -31,26 +28,31 @@ Status check_shape(const TensorSource& source) {
   return {};
 }
 
-Result<const std::byte*> mapped_bytes(const TensorSource& source, std::span<const std::string> paths,
-                                      const Owner& owner) {
-  if (source.file < 0 || static_cast<size_t>(source.file) >= owner.files.size()) {
+// The range of a file that a tensor is; its pages leave the process with the lease.
+Result<WeightSet::Open> mapped_bytes(const TensorSource& source, std::span<const std::string> paths,
+                                     const Files& files) {
+  if (source.file < 0 || static_cast<size_t>(source.file) >= files.size()) {
     return error(ErrorCode::kModelFormat, "tensor %s: file index: expected below %zu, found %d",
-                 source.name.c_str(), owner.files.size(), source.file);
+                 source.name.c_str(), files.size(), source.file);
   }
   const size_t index = static_cast<size_t>(source.file);
-  const MappedFile& file = *owner.files[index];
+  const std::shared_ptr<MappedFile> file = files[index];
   const int64_t bytes = source.rows * row_bytes(source.dtype, source.cols);
-  if (source.offset < 0 || bytes > file.size() || source.offset > file.size() - bytes) {
+  if (source.offset < 0 || bytes > file->size() || source.offset > file->size() - bytes) {
     return error(ErrorCode::kModelFormat,
                  "%s: tensor %s: %lld bytes at offset %lld do not fit a file of %lld bytes",
                  paths[index].c_str(), source.name.c_str(), static_cast<long long>(bytes),
-                 static_cast<long long>(source.offset), static_cast<long long>(file.size()));
+                 static_cast<long long>(source.offset), static_cast<long long>(file->size()));
   }
-  return file.data() + source.offset;
+  return WeightSet::Open([file, offset = source.offset, bytes]() -> Result<LeasedBytes> {
+    const std::byte* const data = file->data() + offset;
+    return LeasedBytes{data, std::shared_ptr<const void>(data, [file, offset, bytes](const void*) {
+                         file->drop(offset, bytes);
+                       })};
+  });
 }
 
-Result<const std::byte*> random_bytes(const TensorSource& source, float norm_weight_offset,
-                                      Owner& owner) {
+WeightSet::Open random_bytes(const TensorSource& source, float norm_weight_offset) {
   RandomTensor request;
   request.dtype = source.dtype;
   request.rows = source.rows;
@@ -58,36 +60,44 @@ Result<const std::byte*> random_bytes(const TensorSource& source, float norm_wei
   request.seed = source.seed;
   request.kind = random_kind_of(source.name.c_str());
   request.norm_offset = -norm_weight_offset;
-  LH_ASSIGN_OR_RETURN(std::unique_ptr<std::byte[]> bytes, make_random_tensor(request));
-  owner.random.push_back(std::move(bytes));
-  return static_cast<const std::byte*>(owner.random.back().get());
+  return [request]() -> Result<LeasedBytes> {
+    LH_ASSIGN_OR_RETURN(std::unique_ptr<std::byte[]> bytes, make_random_tensor(request));
+    const std::byte* const data = bytes.get();
+    return LeasedBytes{data, std::shared_ptr<const std::byte[]>(std::move(bytes))};
+  };
 }
 
 }  // namespace
 
-Result<LoadedTensors> load_tensors(std::span<const std::string> files,
+Result<WeightSet> load_tensors(std::span<const std::string> files,
                                    std::span<const TensorSource> sources,
                                    float norm_weight_offset) {
-  auto owner = std::make_shared<Owner>();
+  Files mapped;
   for (const std::string& path : files) {
     LH_ASSIGN_OR_RETURN(std::shared_ptr<MappedFile> file, MappedFile::open(path));
-    owner->files.push_back(std::move(file));
+    mapped.push_back(std::move(file));
   }
-  LoadedTensors loaded;
+  WeightSet weights;
   for (const TensorSource& source : sources) {
     LH_TRY(check_shape(source));
-    if (loaded.weights.find(source.name) != nullptr) {
+    if (weights.find(source.name) != nullptr) {
       return error(ErrorCode::kModelFormat, "tensor %s: expected once, found twice",
                    source.name.c_str());
     }
-    LH_ASSIGN_OR_RETURN(const std::byte* data,
-                        source.file == kRandomTensorFile
-                            ? random_bytes(source, norm_weight_offset, *owner)
-                            : mapped_bytes(source, files, *owner));
-    loaded.weights.add({source.name, source.dtype, source.rows, source.cols, data});
+    WeightSet::Open open;
+    if (source.file == kRandomTensorFile) {
+      open = random_bytes(source, norm_weight_offset);
+    } else {
+      LH_ASSIGN_OR_RETURN(open, mapped_bytes(source, files, mapped));
+    }
+    TensorView tensor;
+    tensor.name = source.name;
+    tensor.dtype = source.dtype;
+    tensor.rows = source.rows;
+    tensor.cols = source.cols;
+    weights.add(std::move(tensor), std::move(open));
   }
-  loaded.keep_alive = owner;
-  return loaded;
+  return weights;
 }
 
 }  // namespace longhaul

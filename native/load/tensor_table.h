@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,15 +24,13 @@ struct TensorSource {
   uint64_t seed = 0;           // of random values
 };
 
-struct LoadedTensors {
-  WeightSet weights;
-  std::shared_ptr<void> keep_alive;  // owns what the weights point to
-};
-
 // Maps the files and checks each source: file index, type, shape, range inside the file, name used
 // once. kModelFormat names the tensor, its offset, what was expected and what was found.
 // norm_weight_offset is the model's (random norms must come out near 1).
-Result<LoadedTensors> load_tensors(std::span<const std::string> files,
+//
+// The set owns the files. Bytes are in memory only while a view of them is held: random values are
+// made when a tensor is asked for, and a file's pages leave the process with the view.
+Result<WeightSet> load_tensors(std::span<const std::string> files,
                                    std::span<const TensorSource> sources,
                                    float norm_weight_offset);
 

@@ -17,6 +17,8 @@
 //   layers.i.post_mlp_norm       [hidden_size]                  with post_norms
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,19 +31,37 @@
 
 namespace longhaul {
 
-// Looks tensors up by canonical name; views stay valid while the owner (mapped files or generated
-// memory) lives.
+// Bytes of a tensor, rows * row_bytes(dtype, cols) of them, until `lease` ends.
+struct LeasedBytes {
+  const std::byte* data = nullptr;
+  std::shared_ptr<const void> lease;
+};
+
+// Looks tensors up by canonical name. Bytes are either borrowed from an owner that outlives the set's
+// use, or opened anew for each require() and given back with the view it returned: so that no more
+// of a model is in memory twice than what is being repacked.
 class WeightSet {
  public:
-  void add(TensorView tensor) { tensors_.insert_or_assign(tensor.name, std::move(tensor)); }
-  // Null when absent.
+  using Open = std::function<Result<LeasedBytes>()>;
+
+  void add(TensorView tensor) { insert({std::move(tensor), nullptr}); }
+  // `tensor` says name, type and shape; its data and lease are not used.
+  void add(TensorView tensor, Open open) { insert({std::move(tensor), std::move(open)}); }
+  // Name, type and shape; data is null when it is opened on demand. Null when absent.
   const TensorView* find(std::string_view name) const;
-  // kModelFormat when absent or when the shape differs; message names tensor, expected, found.
+  // kModelFormat when absent or when the shape differs; message names tensor, expected, found. What
+  // opening the bytes fails with is passed on.
   Result<TensorView> require(std::string_view name, int64_t rows, int64_t cols) const;
   size_t size() const { return tensors_.size(); }
 
  private:
-  std::unordered_map<std::string, TensorView> tensors_;
+  struct Entry {
+    TensorView tensor;
+    Open open;  // null = borrowed
+  };
+  void insert(Entry entry) { tensors_.insert_or_assign(entry.tensor.name, std::move(entry)); }
+
+  std::unordered_map<std::string, Entry> tensors_;
 };
 
 }  // namespace longhaul
