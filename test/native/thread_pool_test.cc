@@ -2,6 +2,7 @@
 // region are visible to the next, also after workers have gone to sleep.
 #include "backend/cpu/thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <set>
@@ -116,6 +117,32 @@ LH_TEST(stops_idle_and_asleep) {
   for (int round = 0; round < 20; ++round) {
     ThreadPool pool(4);
     if (round % 2 == 1) pool.run([](int) {});
+  }
+}
+
+LH_TEST(enter_and_leave_surround_a_share) {
+  // On the thread of the share, once, and not at all where no index was left for it.
+  static thread_local int depth = 0;
+  for (const int n : {1, 3}) {
+    ThreadPool pool(n);
+    for (const int64_t count : {0, 1, 2, 200}) {
+      std::atomic<int> entered{0}, left{0};
+      std::atomic<int64_t> inside{0};
+      pool.for_dynamic(
+          count, [&](int64_t, int) { inside += depth; },
+          [&] {
+            ++depth;
+            ++entered;
+          },
+          [&] {
+            --depth;
+            ++left;
+          });
+      EXPECT_EQ(inside.load(), count);
+      EXPECT_EQ(entered.load(), left.load());
+      EXPECT_TRUE(entered <= std::min<int64_t>(n, count) && (entered >= 1 || count == 0));
+      EXPECT_EQ(depth, 0);
+    }
   }
 }
 

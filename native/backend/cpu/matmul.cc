@@ -52,8 +52,8 @@ class GrowingBuffer {
 
 const MatmulKernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  // The AMX level has no matrix kernels of its own yet; it includes AVX-512.
-  if (isa >= Isa::kAvx512) return avx512_matmul_kernels();
+  if (isa == Isa::kAmx) return amx_matmul_kernels();
+  if (isa == Isa::kAvx512) return avx512_matmul_kernels();
   if (isa == Isa::kAvx2) return avx2_matmul_kernels();
 #else
   (void)isa;
@@ -86,7 +86,7 @@ struct ActivationRows::State {
   bool has_chunks = false;
   int64_t float_stride = 0;               // elements, cols rounded up to 16
   GrowingBuffer<float> floats;            // [num_tokens][float_stride]
-  GrowingBuffer<ActivationChunk> chunks;  // [cols / 256, rounded up][num_tokens]
+  GrowingBuffer<ActivationChunk> chunks;  // [cols / 256, rounded up][num_tokens], a tile's tail
   GrowingBuffer<WorkerScratch> scratch;   // [num_threads]
 };
 
@@ -106,7 +106,9 @@ void prepare_rows(const PrepareParams& params, const PackedMatrix& weight, Isa i
   state.float_stride = (weight.cols + 15) / 16 * 16;
   if (tokens == 0) return;
   if (state.has_floats) state.floats.reserve(static_cast<size_t>(tokens * state.float_stride));
-  if (state.has_chunks) state.chunks.reserve(static_cast<size_t>(num_chunks * tokens));
+  if (state.has_chunks) {
+    state.chunks.reserve(static_cast<size_t>(num_chunks * tokens + kRowTile - 1));
+  }
 
   const MatmulKernels& kernels = kernels_for(isa);
   const auto prepare = [&](int64_t token, int) {
@@ -136,7 +138,7 @@ struct StripTask {
     const PackFormat& format = pack_format(strip.dtype);
     const GroupLayout layout = group_layout(strip.dtype, weight.cols);
     const ActivationChunk* chunks = state.chunks.data() + first;
-    if (count <= kPackedTokensMax && kernels.multiply_packed != nullptr) {
+    if (count <= kernels.packed_tokens_max && kernels.multiply_packed != nullptr) {
       kernels.multiply_packed(strip, layout, weight.cols, chunks, count, state.num_tokens,
                               scratch.acc[0]);
       return;
@@ -184,9 +186,10 @@ void matmul(const MatmulParams& params, ActivationRows& rows, Isa isa, ThreadPoo
   if (tokens == 0) return;
 
   state.scratch.reserve(static_cast<size_t>(pool.num_threads()));
-  const StripTask task{weight, state, kernels_for(isa), params};
+  const MatmulKernels& kernels = kernels_for(isa);
+  const StripTask task{weight, state, kernels, params};
   const auto num_strips = static_cast<int64_t>(weight.strips.size());
-  if (tokens <= kPackedTokensMax) {
+  if (tokens <= kernels.packed_tokens_max) {
     // Runs of neighboring strips, long enough for the prefetching to pay.
     const int64_t run = std::max<int64_t>(1, num_strips / (kRunsPerWorker * pool.num_threads()));
     pool.for_dynamic((num_strips + run - 1) / run, [&](int64_t index, int worker) {
@@ -205,10 +208,18 @@ void matmul(const MatmulParams& params, ActivationRows& rows, Isa isa, ThreadPoo
     tile /= 2;
   }
   const int tiles = (tokens + tile - 1) / tile;
-  pool.for_dynamic(num_strips * tiles, [&](int64_t index, int worker) {
+  const bool stateful = weight.any_quantized && kernels.enter != nullptr;
+  const auto enter = [&] {
+    if (stateful) kernels.enter();
+  };
+  const auto leave = [&] {
+    if (stateful) kernels.leave();
+  };
+  const auto body = [&](int64_t index, int worker) {
     const int first = static_cast<int>(index % tiles) * tile;
     task.run(index / tiles, first, std::min(tile, tokens - first), state.scratch.data()[worker]);
-  });
+  };
+  pool.for_dynamic(num_strips * tiles, body, enter, leave);
 }
 
 }  // namespace longhaul::cpu

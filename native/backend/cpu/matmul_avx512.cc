@@ -175,7 +175,8 @@ __attribute__((always_inline)) inline void prefetch_block(const Byte* group,
 
 // ---- expansion ----
 
-template <int kBits, ScaleMode kMode, bool kSuper>
+// kSigned: quants as they are, s8; else as stored, with the format's offset.
+template <int kBits, ScaleMode kMode, bool kSuper, bool kSigned>
 void expand_as(const PackFormat& format, const std::byte* group, const GroupLayout& layout,
                int64_t chunk, int blocks, int half, ExpandedChunk* out) {
   const Byte* base = reinterpret_cast<const Byte*>(group);
@@ -189,6 +190,12 @@ void expand_as(const PackFormat& format, const std::byte* group, const GroupLayo
     prefetch_block<kBits, kMode, kSuper>(base, layout, ahead < last ? ahead : last);
     __m512i w[8];
     unpack_block<kBits>(low + b * format.low_block_bytes, high + b * format.high_block_bytes, w);
+    // A type with minimums has no offset.
+    if constexpr (kSigned && kMode != ScaleMode::kMin) {
+      const __m512i offset = _mm512_set1_epi8(static_cast<char>(format.offset));
+#pragma GCC unroll 8
+      for (int s = 0; s < 8; ++s) w[s] = _mm512_sub_epi8(w[s], offset);
+    }
 #pragma GCC unroll 8
     for (int s = 0; s < 8; ++s) _mm512_store_si512(out->quants[8 * b + s][half], w[s]);
     const BlockScales scale = block_scales<kMode, kSuper>(scales, chunk, b, super);
@@ -203,27 +210,29 @@ void expand_as(const PackFormat& format, const std::byte* group, const GroupLayo
   }
 }
 
+template <bool kSigned>
 void expand(DType dtype, const std::byte* group, const GroupLayout& layout, int64_t chunk,
             int blocks, int half, ExpandedChunk* out) {
   const PackFormat& f = kPackFormats[static_cast<int>(dtype)];
   constexpr ScaleMode kPlain = ScaleMode::kPlain, kMin = ScaleMode::kMin;
   switch (dtype) {
     case DType::kQ8_0:
-      return expand_as<8, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<8, kPlain, false, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ4_0:
-      return expand_as<4, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<4, kPlain, false, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ4_1:
-      return expand_as<4, kMin, false>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<4, kMin, false, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ5_0:
-      return expand_as<5, kPlain, false>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<5, kPlain, false, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ5_1:
-      return expand_as<5, kMin, false>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<5, kMin, false, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ4_K:
-      return expand_as<4, kMin, true>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<4, kMin, true, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ5_K:
-      return expand_as<5, kMin, true>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<5, kMin, true, kSigned>(f, group, layout, chunk, blocks, half, out);
     case DType::kQ6_K:
-      return expand_as<6, ScaleMode::kHalves, true>(f, group, layout, chunk, blocks, half, out);
+      return expand_as<6, ScaleMode::kHalves, true, kSigned>(f, group, layout, chunk, blocks, half,
+                                                             out);
     default:
       return;
   }
@@ -679,9 +688,14 @@ void finish(const Strip& strip, const float* acc, int tokens, const OutputParams
 }  // namespace
 
 const MatmulKernels& avx512_matmul_kernels() {
-  static constexpr MatmulKernels kKernels = {prepare,         expand,          multiply,
+  static constexpr MatmulKernels kKernels = {prepare,         expand<false>,   multiply,
                                              multiply_packed, multiply_floats, finish};
   return kKernels;
+}
+
+void expand_signed_avx512(DType dtype, const std::byte* group, const GroupLayout& layout,
+                          int64_t chunk, int blocks, int half, ExpandedChunk* out) {
+  expand<true>(dtype, group, layout, chunk, blocks, half, out);
 }
 
 }  // namespace longhaul::cpu

@@ -20,9 +20,10 @@ struct alignas(64) ActivationChunk {
   int32_t half_sums[2 * kChunkBlocks];  // sum(quants) per 16
 };
 
-// 256 columns of one strip, ready to be multiplied: unsigned bytes and f32 scales.
+// 256 columns of one strip, ready to be multiplied: bytes and f32 scales.
 struct alignas(64) ExpandedChunk {
-  uint8_t quants[kChunkCols / 4][2][64];       // [slice][group][4 * row + i]
+  // [slice][group][4 * row + i]; unsigned, quant + offset, or for AMX the quants themselves, as s8
+  uint8_t quants[kChunkCols / 4][2][64];
   float scales[2 * kChunkBlocks][kStripRows];  // per 32 columns, or per 16 (ScaleMode::kHalves)
   float mins[kChunkBlocks][kStripRows];        // ScaleMode::kMin
 };
@@ -31,8 +32,11 @@ struct alignas(64) ExpandedChunk {
 constexpr float kQuantTiny = 0x1p-100f;
 
 // Up to this many tokens weights are unpacked in registers, for four tokens a pass, which then is
-// no slower than expanding them first (measured) and keeps the static split of strips.
+// no slower than expanding them first (measured) and keeps runs of neighboring strips together.
 constexpr int kPackedTokensMax = 12;
+
+// Tokens of one AMX tile.
+constexpr int kRowTile = 16;
 
 enum class OutputKind : int { kStore, kAdd, kSiluMul, kGeluMul, kSoftcap };
 
@@ -53,11 +57,13 @@ struct MatmulKernels {
   void (*expand)(DType dtype, const std::byte* group, const GroupLayout& layout, int64_t chunk,
                  int blocks, int half, ExpandedChunk* out);
 
-  // acc[t][lane] += the chunk's product, t < tokens; acc is [tokens][kStripRows].
+  // acc[t][lane] += the chunk's product, t < tokens; acc is [tokens][kStripRows]. `weights` come
+  // from the same kernels' expand. Rows up to the next multiple of kRowTile are read, not used:
+  // they must be there.
   void (*multiply)(const ExpandedChunk& weights, int blocks, ScaleMode mode, int offset,
                    const ActivationChunk* rows, int tokens, float* acc);
 
-  // acc = the whole product of both groups, unpacked in registers; tokens <= kPackedTokensMax.
+  // acc = the whole product of both groups, unpacked in registers; tokens <= packed_tokens_max.
   // Null where going through `expand` is as good.
   void (*multiply_packed)(const Strip& strip, const GroupLayout& layout, int64_t cols,
                           const ActivationChunk* rows, int tokens, int64_t chunk_stride,
@@ -69,12 +75,23 @@ struct MatmulKernels {
 
   // The epilogue: acc [tokens][kStripRows] to y.
   void (*finish)(const Strip& strip, const float* acc, int tokens, const OutputParams& out);
+
+  int packed_tokens_max = kPackedTokensMax;
+
+  // State of the thread that `multiply` needs, once around many calls; null where it needs none.
+  void (*enter)() = nullptr;
+  void (*leave)() = nullptr;
 };
 
 const MatmulKernels& scalar_matmul_kernels();
 #if defined(__x86_64__)
 const MatmulKernels& avx2_matmul_kernels();
 const MatmulKernels& avx512_matmul_kernels();
+const MatmulKernels& amx_matmul_kernels();
+
+// `expand` with quants as s8.
+void expand_signed_avx512(DType dtype, const std::byte* group, const GroupLayout& layout,
+                          int64_t chunk, int blocks, int half, ExpandedChunk* out);
 #endif
 
 }  // namespace longhaul::cpu

@@ -105,9 +105,11 @@ ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   state.spin = processors == 0 || static_cast<unsigned>(num_threads) <= processors;
   machine_isa();  // the AMX permission must be asked for before threads start
 #if defined(__unix__) || defined(__APPLE__)
-  // Signals belong to the host program's threads, never to a worker.
+  // Signals belong to the host program's threads, never to a worker; except those that an
+  // instruction of the worker raises: blocked, they end the process before any handler sees them.
   sigset_t all, previous;
   sigfillset(&all);
+  for (const int fault : {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
 #endif
   state.shares = std::make_unique<Share[]>(static_cast<size_t>(num_threads));

@@ -35,13 +35,23 @@ class ThreadPool {
     });
   }
 
-  // body(index, worker) for index in [0, count): workers take the next index when free.
-  template <typename Body>
-  void for_dynamic(int64_t count, const Body& body) {
+  // body(index, worker) for index in [0, count): workers take the next index when free. A share
+  // that gets any calls enter() before its first index and leave() after its last, all on the one
+  // thread that runs it.
+  template <typename Body, typename Enter, typename Leave>
+  void for_dynamic(int64_t count, const Body& body, const Enter& enter, const Leave& leave) {
     reset_counter();
     run([&](int worker) {
-      for (int64_t i = next(); i < count; i = next()) body(i, worker);
+      int64_t i = next();
+      if (i >= count) return;
+      enter();
+      for (; i < count; i = next()) body(i, worker);
+      leave();
     });
+  }
+  template <typename Body>
+  void for_dynamic(int64_t count, const Body& body) {
+    for_dynamic(count, body, [] {}, [] {});
   }
 
  private:
