@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { listWorkloads, type Workload } from '../src/bench/workload.js';
+import { describeWorkload, listWorkloads, type Workload } from '../src/bench/workload.js';
 import { ConfigError } from '../src/config.js';
 import { cacheFolder } from '../src/models/cache.js';
 import { writeSyntheticGguf } from '../src/models/gguf-writer.js';
@@ -93,6 +93,15 @@ export function compareRows(model: CompareModel, options: RowOptions): Workload[
     { work: 'decode', prompt, generate, depth: BATCH_DEPTH, batch },
   ];
   return [single, batched];
+}
+
+/** Rows whose description contains one of these words; all for null. */
+export function selectRows(
+  rows: readonly Workload[],
+  words: readonly string[] | null,
+): readonly Workload[] {
+  if (words === null) return rows;
+  return rows.filter((row) => words.some((word) => describeWorkload(row).includes(word)));
 }
 
 const SEED = 1;

@@ -3,7 +3,8 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { packageRoot } from '../../src/bench/machine.js';
 import type { Workload } from '../../src/bench/workload.js';
-import { measureLlamaBench } from './llama-bench.js';
+import { ConfigError } from '../../src/config.js';
+import { type LlamaBenchProgram, measureLlamaBench, openLlamaBench } from './llama-bench.js';
 import type { LlamaPackage } from './node-llama-cpp.js';
 import { type PeerHello, PeerProcess, type PeerSetup } from './protocol.js';
 
@@ -24,9 +25,13 @@ export interface ContenderOptions {
   threads: number;
   maxBatch: number;
   maxLength: number;
+  /** K/V types of longhaul's own entries. */
+  kvDtypes: readonly string[];
   /** Installed package, or null to leave it out. */
   llamaPackage: LlamaPackage | null;
-  llamaBench: string | null;
+  llamaBench: readonly LlamaBenchChoice[];
+  /** Deepest row that a llama-bench measures. */
+  llamaBenchDepth: number;
   vllmPython: string | null;
   /** Where checkpoints for vLLM are written. */
   scratch: string;
@@ -44,21 +49,39 @@ export interface Longhaul extends Contender {
   limitSeconds(workload: Workload): Promise<number | null>;
 }
 
-export async function startLonghaul(options: ContenderOptions): Promise<Longhaul> {
+/** A llama-bench to measure, and its name in the report. */
+export interface LlamaBenchChoice {
+  name: string;
+  path: string;
+}
+
+/** "NAME=PATH", or a path alone. */
+export function parseLlamaBench(text: string): LlamaBenchChoice {
+  const [, name, path] = /^(?:([^=/]+)=)?(.+)$/s.exec(text) ?? [];
+  if (!path) throw new ConfigError('--llama-bench', 'PATH or NAME=PATH', text);
+  return { name: name ?? 'llama-bench', path };
+}
+
+/** One entry a K/V type. Throws an Error when not even one starts. */
+export async function startLonghaul(
+  options: ContenderOptions,
+  fail: (what: string, error: unknown) => void,
+): Promise<Longhaul[]> {
   const script = join(here, 'longhaul-child.js');
-  const child = await PeerProcess.start(
-    process.execPath,
-    [script],
-    setupOf(options, { kv: 'f16' }),
-  );
-  return {
-    peer: 'longhaul',
-    config: 'K/V f16',
-    hello: child.hello,
-    measure: (workload) => child.measure(workload),
-    limitSeconds: (workload) => child.limitSeconds(workload),
-    stop: () => child.stop(),
-  };
+  const started: Longhaul[] = [];
+  for (const kv of options.kvDtypes) {
+    try {
+      const child = await PeerProcess.start(process.execPath, [script], setupOf(options, { kv }));
+      started.push({
+        ...wrap('longhaul', `K/V ${kv}`, child),
+        limitSeconds: (workload) => child.limitSeconds(workload),
+      });
+    } catch (error) {
+      fail(`longhaul, K/V ${kv}`, error);
+    }
+  }
+  if (started.length === 0) throw new Error('longhaul does not start');
+  return started;
 }
 
 /** llama.cpp's settings that can win a row; the quantized V cache needs flash attention. */
@@ -96,7 +119,14 @@ export async function startPeers(
       const setup = setupOf(options, settings);
       await start('llama.cpp', config, PeerProcess.start(process.execPath, [script], setup));
     }
-    if (options.llamaBench) peers.push(llamaBench(options, options.llamaBench, flashAttention, kv));
+  }
+  for (const { name, path } of options.llamaBench) {
+    try {
+      const program = await openLlamaBench(path, options.modelPath);
+      peers.push(...llamaBench(name, program, options));
+    } catch (error) {
+      fail(name, error);
+    }
   }
   if (options.vllmPython) {
     const script = join(packageRoot(), 'bench', 'peers', 'vllm_bench.py');
@@ -117,18 +147,19 @@ function wrap(peer: string, config: string, child: PeerProcess): Contender {
 }
 
 function llamaBench(
+  name: string,
+  program: LlamaBenchProgram,
   options: ContenderOptions,
-  path: string,
-  flashAttention: boolean,
-  kv: string,
-): Contender {
-  const { modelPath, threads } = options;
-  return {
-    peer: 'llama-bench',
+): Contender[] {
+  const { modelPath, threads, llamaBenchDepth } = options;
+  return LLAMA_SETTINGS.map(({ flashAttention, kv }) => ({
+    peer: name,
     config: `flash attention ${flashAttention ? 'on' : 'off'}, K/V ${kv}`,
-    hello: { version: path, isa: '', threads },
-    measure: (workload) =>
-      measureLlamaBench(path, { modelPath, threads, flashAttention, kv }, workload),
+    hello: { version: program.version, isa: '', threads },
+    measure: async (workload) =>
+      workload.depth <= llamaBenchDepth
+        ? measureLlamaBench(program, { modelPath, threads, flashAttention, kv }, workload)
+        : null,
     stop: async () => {},
-  };
+  }));
 }

@@ -1,12 +1,26 @@
 """Writes a GGUF file's weights as a bf16 Hugging Face folder, for engines that read only those.
 
-Needs torch, safetensors, transformers, gguf and accelerate. `python gguf_to_hf.py FILE FOLDER`; a
-folder that is complete is left as it is.
+The tokenizer goes with them where transformers can convert it; a file of random weights carries a
+made-up one, and a folder without it still takes token ids. Needs torch, safetensors, transformers,
+gguf and accelerate. `python gguf_to_hf.py FILE FOLDER` prints the folder written below FOLDER; one
+that is complete is left as it is.
 """
 
 import os
 import shutil
 import sys
+
+
+def save_tokenizer(path, folder):
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            os.path.dirname(os.path.abspath(path)), gguf_file=os.path.basename(path)
+        )
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        print(f"no tokenizer: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def checkpoint_folder(path, folder):
@@ -38,6 +52,7 @@ def checkpoint_folder(path, folder):
     }
     save_file(weights, os.path.join(partial, "model.safetensors"), metadata={"format": "pt"})
     model.config.save_pretrained(partial)
+    save_tokenizer(path, partial)
     try:
         os.rename(partial, target)
     except OSError:  # another process was faster

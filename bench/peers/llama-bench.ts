@@ -20,26 +20,68 @@ export interface LlamaBenchSettings {
   kv: string;
 }
 
-/** llama-bench's arguments for a row of one sequence. */
-export function llamaBenchArguments(settings: LlamaBenchSettings, workload: Workload): string[] {
+/** A llama-bench that has shown that it runs. */
+export interface LlamaBenchProgram {
+  path: string;
+  /** As its output names its build. */
+  version: string;
+  /** Whether it takes --n-depth; ik_llama.cpp's only generates behind a prompt. */
+  takesDepth: boolean;
+}
+
+/** Runs the program once, on a few tokens. Throws an Error with its words when that fails. */
+export async function openLlamaBench(path: string, modelPath: string): Promise<LlamaBenchProgram> {
+  const help = await run(path, ['--help'], { maxBuffer: OUTPUT_MAX });
+  const tiny = ['-m', modelPath, '-p', '8', '-n', '0', '-r', '1', '-ngl', '0', '-o', 'json'];
+  const { stdout } = await run(path, tiny, { maxBuffer: OUTPUT_MAX });
+  const first = parseResults(stdout)[0] ?? {};
+  const { build_number: number, build_commit: commit } = first;
+  return {
+    path,
+    version: `build ${number ?? 'unknown'}, commit ${commit ?? 'unknown'}`,
+    takesDepth: help.stdout.includes('--n-depth'),
+  };
+}
+
+interface LlamaBenchResult {
+  avg_ts?: number;
+  build_number?: number;
+  build_commit?: string;
+}
+
+/** Some builds print remarks before the JSON. */
+function parseResults(output: string): LlamaBenchResult[] {
+  return JSON.parse(output.slice(Math.max(0, output.search(/^\[/m)))) as LlamaBenchResult[];
+}
+
+/** llama-bench's arguments for a row of one sequence; null where it cannot measure it. */
+export function llamaBenchArguments(
+  settings: LlamaBenchSettings,
+  workload: Workload,
+  takesDepth = true,
+): string[] | null {
   const { modelPath, threads, flashAttention, kv } = settings;
   const { work, prompt, generate, depth } = workload;
+  const behind = depth > 0 && !takesDepth;
+  if (behind && work !== 'decode') return null;
   const tokens = {
     prefill: ['-p', `${prompt}`, '-n', '0'],
-    decode: ['-p', '0', '-n', `${generate}`],
+    decode: behind
+      ? ['-p', '0', '-n', '0', '-gp', `${depth},${generate}`]
+      : ['-p', '0', '-n', `${generate}`],
     both: ['-p', '0', '-n', '0', '-pg', `${prompt},${generate}`],
   }[work];
+  const at = takesDepth ? ['-d', `${depth}`] : [];
   const flash = flashAttention ? '1' : '0';
   return [
     ...['-m', modelPath, '-t', `${threads}`, '-fa', flash, '-ctk', kv, '-ctv', kv],
-    ...[...tokens, '-d', `${depth}`, '-r', '1', '-ngl', '0', '-o', 'json'],
+    ...[...tokens, ...at, '-r', '1', '-ngl', '0', '-o', 'json'],
   ];
 }
 
 /** Seconds of a row from llama-bench's JSON, whose avg_ts counts tokens a second. */
 export function llamaBenchSeconds(output: string, workload: Workload): number {
-  const results = JSON.parse(output) as Array<{ avg_ts?: number }>;
-  const speed = results.at(-1)?.avg_ts;
+  const speed = parseResults(output).at(-1)?.avg_ts;
   if (!speed) throw new Error('llama-bench: no avg_ts in its output');
   return workloadTokens(workload) / speed;
 }
@@ -68,14 +110,14 @@ export function batchedBenchSeconds(output: string, workload: Workload): number 
 
 /** Null where these programs cannot measure the row. Throws an Error when one fails. */
 export async function measureLlamaBench(
-  path: string,
+  { path, takesDepth }: Pick<LlamaBenchProgram, 'path' | 'takesDepth'>,
   settings: LlamaBenchSettings,
   workload: Workload,
 ): Promise<number | null> {
   if (workload.batch === 1) {
-    const { stdout } = await run(path, llamaBenchArguments(settings, workload), {
-      maxBuffer: OUTPUT_MAX,
-    });
+    const single = llamaBenchArguments(settings, workload, takesDepth);
+    if (!single) return null;
+    const { stdout } = await run(path, single, { maxBuffer: OUTPUT_MAX });
     return llamaBenchSeconds(stdout, workload);
   }
   const batched = join(dirname(path), 'llama-batched-bench');

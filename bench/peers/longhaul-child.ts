@@ -3,7 +3,7 @@
 import { LIMIT_EFFORT } from '../../src/bench/engine-bench.js';
 import { EngineDriver } from '../../src/bench/engine-driver.js';
 import { secondsAtLimit } from '../../src/bench/limits.js';
-import { loadAddon } from '../../src/binding/addon.js';
+import { loadAddon, type NativeEngineOptions } from '../../src/binding/addon.js';
 import { packageVersion } from '../../src/http/version.js';
 import { loadModel } from '../../src/models/load-model.js';
 import { type PeerSetup, servePeer } from './protocol.js';
@@ -14,7 +14,7 @@ const isaLimit = process.env.LONGHAUL_ISA ?? '';
 const driver = await EngineDriver.create(model, {
   threads: setup.threads,
   isaLimit,
-  kvDtype: setup.settings.kv === 'bf16' ? 'bf16' : 'f16',
+  kvDtype: setup.settings.kv as NativeEngineOptions['kvDtype'], // the engine refuses what it lacks
   maxBatch: setup.maxBatch,
   maxLength: setup.maxLength,
   seed: setup.seed,

@@ -7,14 +7,11 @@ whole, so depths are multiples of the block size or are rounded by vLLM to one b
 """
 
 import json
-import os
 import random
 import sys
 import time
 
-sys.dont_write_bytecode = True  # gguf_to_hf lies in the source tree
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.dont_write_bytecode = True  # the modules beside this one lie in the source tree
 
 MARK = "@bench "
 
@@ -83,11 +80,15 @@ class Driver:
 
 
 def main():
+    from vllm_env import environment, run_with
+
     setup = json.loads(sys.argv[1])
-    # Before torch is imported: it reads the number of threads once.
-    os.environ["OMP_NUM_THREADS"] = str(setup["threads"])
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{setup['threads'] - 1}")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", setup["settings"].get("kvGiB", "4"))
+    run_with(
+        {
+            **environment(setup["threads"], int(setup["settings"].get("kvGiB", "4"))),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+    )
     driver = Driver(setup)
     import torch
     import vllm

@@ -14,6 +14,14 @@ export interface BenchRequest {
   outputTokens: number;
 }
 
+/** What a caller may want of a request while it runs. */
+export interface RequestWatch {
+  /** Hangs up; the outcome's error says so. */
+  signal?: AbortSignal;
+  /** Each piece of the answer, in seconds of performance.now()'s clock. */
+  onPiece?: (time: number) => void;
+}
+
 export interface ClientOptions {
   baseUrl: string;
   endpoint: string;
@@ -49,17 +57,18 @@ export class BenchClient {
   }
 
   /** Never throws: a failure is an outcome with `error` set. */
-  async send(request: BenchRequest): Promise<RequestOutcome> {
+  async send(request: BenchRequest, watch: RequestWatch = {}): Promise<RequestOutcome> {
     const startTime = performance.now() / 1000;
     const recorder = new StreamRecorder(startTime, request);
     try {
-      const response = await this.post(JSON.stringify(this.body(request)));
+      const response = await this.post(JSON.stringify(this.body(request)), watch.signal);
       if (response.statusCode !== 200) {
         throw new Error(`${response.statusCode}: ${(await readAll(response)).slice(0, 500)}`);
       }
       for await (const data of serverSentData(response)) {
         if (data === '[DONE]') break;
-        recorder.onChunk(JSON.parse(data) as Chunk, performance.now() / 1000);
+        const now = performance.now() / 1000;
+        if (recorder.onChunk(JSON.parse(data) as Chunk, now)) watch.onPiece?.(now);
       }
       response.resume();
       return recorder.outcome(null);
@@ -82,7 +91,7 @@ export class BenchClient {
     };
   }
 
-  private post(body: string): Promise<IncomingMessage> {
+  private post(body: string, signal: AbortSignal | undefined): Promise<IncomingMessage> {
     const { apiKey } = this.options;
     return new Promise((resolve, reject) => {
       const request = (this.url.protocol === 'https:' ? https : http).request(
@@ -90,6 +99,7 @@ export class BenchClient {
         {
           method: 'POST',
           agent: this.agent,
+          signal,
           headers: {
             'content-type': 'application/json',
             'content-length': Buffer.byteLength(body),
@@ -123,8 +133,8 @@ export class StreamRecorder {
     this.request = request;
   }
 
-  /** Throws an Error for an error event. */
-  onChunk(chunk: Chunk, now: number): void {
+  /** Whether it was a piece of the answer. Throws an Error for an error event. */
+  onChunk(chunk: Chunk, now: number): boolean {
     if (chunk.error !== undefined) {
       const { error } = chunk;
       throw new Error(typeof error === 'string' ? error : (error.message ?? 'error event'));
@@ -134,16 +144,17 @@ export class StreamRecorder {
       this.outputTokens = chunk.usage.completion_tokens ?? this.outputTokens;
     }
     const choice = chunk.choices?.[0];
-    if (!choice) return;
+    if (!choice) return false;
     const text = choice.text ?? choice.delta?.content ?? choice.delta?.reasoning_content ?? '';
     // Two events are no token's: a chat's opening one, which only names the role, and a closing one
     // that only gives the reason. The latter still ends the answer.
-    if (text === '' && choice.delta && !choice.finish_reason && this.ttft === null) return;
+    if (text === '' && choice.delta && !choice.finish_reason && this.ttft === null) return false;
     const closes = text === '' && Boolean(choice.finish_reason);
     if (this.ttft === null) this.ttft = now - this.startTime;
     else if (!closes) this.itls.push(now - this.latest);
     if (!closes) this.numPieces++;
     this.latest = now;
+    return !closes;
   }
 
   outcome(error: string | null): RequestOutcome {
