@@ -113,14 +113,12 @@ Status read_engine_options(Napi::Value value, EngineOptions* options) {
   options->max_num_batched_tokens = fields.int32("maxNumBatchedTokens");
   options->max_model_len = fields.int32("maxModelLen");
   LH_TRY(fields.status());
-  if (kv_dtype == "f16") {
-    options->kv_dtype = DType::kF16;
-  } else if (kv_dtype == "bf16") {
-    options->kv_dtype = DType::kBF16;
-  } else {
-    return error(ErrorCode::kUnsupported, "options.kvDtype: expected f16 or bf16, found \"%s\"",
-                 kv_dtype.c_str());
+  const std::optional<KvDType> known = kv_dtype_from_name(kv_dtype);
+  if (!known) {
+    return error(ErrorCode::kUnsupported,
+                 "options.kvDtype: expected f16, bf16 or q8, found \"%s\"", kv_dtype.c_str());
   }
+  options->kv_dtype = *known;
   return {};
 }
 

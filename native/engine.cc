@@ -45,10 +45,6 @@ Status check_options(const EngineOptions& options) {
   LH_TRY(check_option("max_num_seqs", options.max_num_seqs, 1, 65536));
   LH_TRY(check_option("max_num_batched_tokens", options.max_num_batched_tokens, 1, 1 << 20));
   LH_TRY(check_option("max_model_len", options.max_model_len, 0, int64_t{1} << 30));
-  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kBF16) {
-    return error(ErrorCode::kUnsupported, "engine option kv_dtype: expected F16 or BF16, found %s",
-                 dtype_info(options.kv_dtype).name);
-  }
   return {};
 }
 
@@ -179,7 +175,7 @@ void EngineImpl::set_info(const EngineOptions& options, const KvLayout& layout, 
   info_.backend = backend.name;
   info_.isa = backend.isa;
   info_.threads = backend.parallelism;
-  info_.kv_dtype = options.kv_dtype == DType::kF16 ? "f16" : "bf16";
+  info_.kv_dtype = kv_dtype_name(options.kv_dtype);
   info_.block_size = layout.block_size;
   info_.block_bytes = layout.block_bytes();
   info_.num_blocks = num_blocks;

@@ -1,7 +1,7 @@
 // Speed of the CPU backend's attention: bytes of K and V a second in decode, beside what the same
 // threads reach by only reading memory, and floating-point operations a second in prefill.
 //
-//   attention_bench [--tiny] [--threads N] [--isa NAME] [--dtype bf16|f16]
+//   attention_bench [--tiny] [--threads N] [--isa NAME] [--dtype f16|bf16|q8]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +15,7 @@
 #include "attention/attention_work.h"
 #include "backend/cpu/attention.h"
 #include "backend/cpu/kv_store_convert.h"
+#include "backend/cpu/quantized_kv.h"
 
 namespace longhaul {
 namespace {
@@ -23,7 +24,7 @@ struct Options {
   bool tiny = false;
   int threads = 0;
   std::string isa;
-  DType dtype = DType::kBF16;
+  KvDType dtype = KvDType::kF16;
 };
 
 struct Case {
@@ -75,6 +76,27 @@ double read_bandwidth(cpu::ThreadPool& pool, int64_t bytes, double budget) {
   return static_cast<double>(bytes) / time.median;
 }
 
+void fill_block(cpu::KvStore& store, int32_t id, std::mt19937& random) {
+  const KvLayout& layout = store.layout();
+  const auto draw = [&] { return static_cast<float>(random() & 0xffff) / 32768.0f - 1.0f; };
+  if (layout.dtype != KvDType::kQ8) {
+    auto* data = reinterpret_cast<uint16_t*>(store.block(id));
+    for (int64_t i = 0; i < layout.block_bytes() / 2; ++i) {
+      data[i] = layout.dtype == KvDType::kBF16 ? cpu::float_to_bf16(draw())
+                                               : cpu::float_to_half(draw());
+    }
+    return;
+  }
+  std::vector<float> k(static_cast<size_t>(layout.head_dim)), v(k);
+  for (int32_t head = 0; head < layout.num_kv_heads; ++head) {
+    for (int32_t token = 0; token < layout.block_size; ++token) {
+      for (float& x : k) x = draw();
+      for (float& x : v) x = draw();
+      store_quantized(store, {id, 0, head, token}, k.data(), v.data(), cpu::row_ops_scalar());
+    }
+  }
+}
+
 void run_case(const Case& c, const Options& options, cpu::Isa isa, cpu::ThreadPool& pool,
               double bandwidth) {
   KvLayout layout;
@@ -91,14 +113,7 @@ void run_case(const Case& c, const Options& options, cpu::Isa isa, cpu::ThreadPo
   std::vector<int32_t> ids(static_cast<size_t>(blocks * c.num_sequences));
   std::iota(ids.begin(), ids.end(), 0);
   std::shuffle(ids.begin(), ids.end(), random);
-  const int64_t numbers = layout.block_bytes() / 2;
-  for (const int32_t id : ids) {
-    auto* data = reinterpret_cast<uint16_t*>(store.block(id));
-    for (int64_t i = 0; i < numbers; ++i) {
-      const float x = static_cast<float>(random() & 0xffff) / 32768.0f - 1.0f;
-      data[i] = layout.dtype == DType::kBF16 ? cpu::float_to_bf16(x) : cpu::float_to_half(x);
-    }
-  }
+  for (const int32_t id : ids) fill_block(store, id, random);
 
   AttentionWork work;
   work.block_size = layout.block_size;
@@ -152,8 +167,8 @@ Options parse(int argc, char** argv) {
       options.threads = std::atoi(value.c_str());
     } else if (flag == "--isa") {
       options.isa = value;
-    } else if (flag == "--dtype" && (value == "bf16" || value == "f16")) {
-      options.dtype = value == "f16" ? DType::kF16 : DType::kBF16;
+    } else if (flag == "--dtype" && kv_dtype_from_name(value)) {
+      options.dtype = *kv_dtype_from_name(value);
     } else {
       std::fprintf(stderr, "unknown argument: %s %s\n", flag.c_str(), value.c_str());
       std::exit(2);
@@ -175,7 +190,7 @@ int run(int argc, char** argv) {
       read_bandwidth(pool, options.tiny ? 1 << 20 : 512 << 20, options.tiny ? 0.0 : 0.5);
   std::printf("%s, %s, %d threads, kv %s; reading alone: %.1f GB/s\n",
               cpu::cpu_model_name().c_str(), cpu::isa_name(isa.value()), pool.num_threads(),
-              dtype_info(options.dtype).name, bandwidth * 1e-9);
+              kv_dtype_name(options.dtype), bandwidth * 1e-9);
 
   std::vector<Case> cases;
   if (options.tiny) {

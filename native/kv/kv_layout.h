@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "dtype.h"
+#include "kv/kv_dtype.h"
 #include "model/model_config.h"
 
 namespace longhaul {
@@ -20,14 +20,18 @@ struct KvGroup {
 };
 
 struct KvLayout {
-  DType dtype = DType::kBF16;   // kF16 or kBF16
+  KvDType dtype = KvDType::kF16;
   int32_t block_size = 32;      // tokens a block; multiple of 32
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
   int32_t layers_per_block = 0;
   // Element order inside a block belongs to the backend; sizes do not depend on it.
   int64_t layer_bytes() const { return 2 * head_bytes() * num_kv_heads; }  // K and V
-  int64_t head_bytes() const { return int64_t{block_size} * head_dim * 2; }  // one of K, V
+  // One of K, V of one head: its channels, then its scales where the type has any.
+  int64_t head_bytes() const { return channel_bytes() + block_size * kv_scale_bytes(dtype); }
+  int64_t channel_bytes() const {
+    return int64_t{block_size} * head_dim * kv_element_bytes(dtype);
+  }
   int64_t block_bytes() const { return layer_bytes() * layers_per_block; }
 };
 

@@ -132,7 +132,7 @@ void expect_row(const float* found, const Doubles& expected, double tolerance, c
 
 // A layer's worth of shapes for qkv.
 struct QkvShape {
-  DType dtype = DType::kBF16;
+  KvDType dtype = KvDType::kBF16;
   RopeStyle style = RopeStyle::kHalf;
   int32_t rope_dim = 32;
   float factor = 1.0f;
@@ -256,13 +256,21 @@ class QkvFixture {
   }
   float cached(const std::vector<uint16_t>& data, int32_t layer, int32_t head, bool value,
                int32_t token, int32_t channel) const {
-    const int64_t start = (layer * layout.layer_bytes() + head * 2 * layout.head_bytes() +
-                           (value ? layout.head_bytes() : 0)) / 2;
+    const int64_t start = layer * layout.layer_bytes() + head * 2 * layout.head_bytes() +
+                          (value ? layout.head_bytes() : 0);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(data.data()) + start;
     const int64_t place =
         value ? cpu::value_index(layout.dtype, layout.block_size, token, channel)
               : cpu::key_index(layout.dtype, layout.head_dim, token, channel);
-    const uint16_t bits = data[static_cast<size_t>(start + place)];
-    return layout.dtype == DType::kBF16 ? cpu::bf16_to_float(bits) : cpu::half_to_float(bits);
+    if (layout.dtype == KvDType::kQ8) {
+      float scale;
+      std::memcpy(&scale, bytes + layout.channel_bytes() + token * 4, sizeof(scale));
+      const int number = value ? static_cast<int8_t>(bytes[place]) : bytes[place] - 128;
+      return static_cast<float>(number) * scale;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, bytes + 2 * place, sizeof(bits));
+    return layout.dtype == KvDType::kBF16 ? cpu::bf16_to_float(bits) : cpu::half_to_float(bits);
   }
 
   QkvShape shape;
@@ -276,16 +284,41 @@ class QkvFixture {
   std::unique_ptr<RopeTable> rope_table;
 };
 
+// Head by head times the Hadamard matrix, whose entries are signs: (-1)^popcount(i & j).
+void rotate_heads(Doubles& heads, int32_t head_dim, size_t count) {
+  const int32_t size = cpu::rotation_size(head_dim);
+  for (size_t run = 0; run < count; run += static_cast<size_t>(size)) {
+    Doubles out(static_cast<size_t>(size), 0.0);
+    for (int32_t i = 0; i < size; ++i) {
+      for (int32_t j = 0; j < size; ++j) {
+        const bool odd = std::popcount(static_cast<uint32_t>(i & j)) % 2 == 1;
+        out[static_cast<size_t>(i)] += (odd ? -1 : 1) * heads[run + static_cast<size_t>(j)];
+      }
+    }
+    std::copy(out.begin(), out.end(), heads.begin() + static_cast<int64_t>(run));
+  }
+}
+
+// Half a rounding step of the cache for `x`, one of the numbers of a head.
+double cache_step(KvDType dtype, double x, const double* head, int32_t head_dim) {
+  if (dtype != KvDType::kQ8) return std::fabs(x) * (dtype == KvDType::kBF16 ? 0x1p-8 : 0x1p-11);
+  double max = 0;
+  for (int32_t c = 0; c < head_dim; ++c) max = std::max(max, std::fabs(head[c]));
+  return max / 127 * 0.501;
+}
+
 void expect_qkv_matches(const QkvShape& shape, const std::vector<int32_t>& positions,
                         const std::vector<int64_t>& slots, Isa isa) {
   QkvFixture fixture(shape, isa, 2);
   const std::vector<float> q = fixture.run(0, positions, slots);
   const int64_t q_width = int64_t{shape.num_heads} * shape.head_dim;
-  const double step = shape.dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11;  // of a rounding to 16 bits
+  const bool q8 = shape.dtype == KvDType::kQ8;
   for (size_t row = 0; row < positions.size(); ++row) {
-    const Doubles expected = fixture.reference(static_cast<int32_t>(row), positions[row]);
+    Doubles expected = fixture.reference(static_cast<int32_t>(row), positions[row]);
+    const int64_t rotated = int64_t{shape.num_heads + shape.num_kv_heads} * shape.head_dim;
+    if (q8) rotate_heads(expected, shape.head_dim, static_cast<size_t>(rotated));
     expect_row(q.data() + static_cast<int64_t>(row) * q_width,
-               Doubles(expected.begin(), expected.begin() + q_width), 2e-5, "q");
+               Doubles(expected.begin(), expected.begin() + q_width), q8 ? 2e-4 : 2e-5, "q");
     if (slots[row] < 0) continue;
     const auto id = static_cast<int32_t>(slots[row] / shape.block_size);
     const auto token = static_cast<int32_t>(slots[row] % shape.block_size);
@@ -296,8 +329,12 @@ void expect_qkv_matches(const QkvShape& shape, const std::vector<int32_t>& posit
         const size_t v = k + static_cast<size_t>(shape.num_kv_heads * shape.head_dim);
         const double dk = fixture.cached(block, 1, head, false, token, c) - expected[k];
         const double dv = fixture.cached(block, 1, head, true, token, c) - expected[v];
-        EXPECT_TRUE(std::fabs(dk) <= std::fabs(expected[k]) * step + 2e-5);
-        EXPECT_TRUE(std::fabs(dv) <= std::fabs(expected[v]) * step + 2e-5);
+        const double* k_head = expected.data() + k - c;
+        const double* v_head = expected.data() + v - c;
+        const double k_step = cache_step(shape.dtype, expected[k], k_head, shape.head_dim);
+        const double v_step = cache_step(shape.dtype, expected[v], v_head, shape.head_dim);
+        EXPECT_TRUE(std::fabs(dk) <= k_step + (q8 ? 2e-4 : 2e-5));
+        EXPECT_TRUE(std::fabs(dv) <= v_step + 2e-5);
       }
     }
   }
@@ -308,7 +345,7 @@ void expect_qkv_matches(const QkvShape& shape, const std::vector<int32_t>& posit
 LH_TEST(qkv_matches_reference) {
   for (const Isa isa : isas()) {
     for (const RopeStyle style : {RopeStyle::kHalf, RopeStyle::kInterleaved}) {
-      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      for (const KvDType dtype : {KvDType::kBF16, KvDType::kF16, KvDType::kQ8}) {
         QkvShape shape;
         shape.style = style;
         shape.dtype = dtype;
@@ -352,7 +389,7 @@ LH_TEST(qkv_writes_its_slots_and_nothing_else) {
 }
 
 LH_TEST(qkv_bits_do_not_depend_on_rows_threads_or_isa) {
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+  for (const KvDType dtype : {KvDType::kBF16, KvDType::kF16, KvDType::kQ8}) {
     QkvShape shape;
     shape.dtype = dtype;
     shape.bias = shape.norms = true;
@@ -719,7 +756,7 @@ LH_TEST(stored_bits_agree_over_instruction_sets) {
   }
   values[0] = std::numeric_limits<float>::infinity();
   for (const bool f16 : {false, true}) {
-    const DType dtype = f16 ? DType::kF16 : DType::kBF16;
+    const KvDType dtype = f16 ? KvDType::kF16 : KvDType::kBF16;
     for (const Isa isa : isas()) {
       const cpu::RowOps& ops = cpu::row_ops(isa);
       for (size_t i = 0; i + 16 <= values.size(); i += 16) {
@@ -734,6 +771,56 @@ LH_TEST(stored_bits_agree_over_instruction_sets) {
           EXPECT_EQ(vals[static_cast<size_t>(cpu::value_index(dtype, 32, token, c))], expected);
         }
       }
+    }
+  }
+}
+
+LH_TEST(rotations_agree_over_instruction_sets) {
+  std::mt19937 random(14);
+  std::normal_distribution<float> normal;
+  for (const int32_t head_dim : {16, 48, 64, 80, 128, 256}) {
+    std::vector<float> head(static_cast<size_t>(head_dim));
+    for (float& x : head) x = normal(random);
+    Doubles expected(head.begin(), head.end());
+    rotate_heads(expected, head_dim, expected.size());
+    std::vector<float> oracle = head;
+    cpu::row_ops_scalar().rotate_hadamard(oracle.data(), head_dim, cpu::rotation_size(head_dim));
+    expect_row(oracle.data(), expected, 2e-5, "rotation");
+    for (const Isa isa : isas()) {
+      std::vector<float> rotated = head;
+      cpu::row_ops(isa).rotate_hadamard(rotated.data(), head_dim, cpu::rotation_size(head_dim));
+      EXPECT_TRUE(rotated == oracle);
+    }
+  }
+}
+
+LH_TEST(eight_bit_rounding_agrees_over_instruction_sets) {
+  std::mt19937 random(15);
+  std::normal_distribution<float> normal;
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const Isa isa : isas()) {
+    const cpu::RowOps& ops = cpu::row_ops(isa);
+    for (const int32_t size : {16, 48, 64, 256}) {
+      std::vector<float> x(static_cast<size_t>(size));
+      for (float& value : x) value = normal(random);
+      x[3] = -4.0f;
+      x[7] = -4.0f * 2.5f / 127;  // halfway: to the even neighbor
+      std::vector<int8_t> q8(x.size(), 99);
+      EXPECT_EQ(ops.quantize(x.data(), size, q8.data()), 4.0f * (1.0f / 127.0f));
+      EXPECT_EQ(q8[3], -127);
+      EXPECT_EQ(q8[7], -2);
+      for (size_t i = 0; i < x.size(); ++i) {
+        EXPECT_EQ(int{q8[i]}, static_cast<int>(std::nearbyint(x[i] * (127.0f / 4.0f))));
+      }
+      for (const float bad : {inf, -inf, std::nanf("")}) {
+        std::vector<float> y = x;
+        y.back() = bad;
+        EXPECT_TRUE(std::isnan(ops.quantize(y.data(), size, q8.data())));
+        EXPECT_EQ(std::count(q8.begin(), q8.end(), 0), size);
+      }
+      const std::vector<float> tiny(x.size(), 0x1p-120f);
+      EXPECT_EQ(ops.quantize(tiny.data(), size, q8.data()), 0.0f);
+      EXPECT_EQ(std::count(q8.begin(), q8.end(), 0), size);
     }
   }
 }

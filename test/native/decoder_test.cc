@@ -30,7 +30,7 @@ void expect_token(const ResultToken& token, const Row& expected, const char* wha
   }
 }
 
-void compare_with_reference(const std::string& family, DType kv_dtype, const char* isa) {
+void compare_with_reference(const std::string& family, KvDType kv_dtype, const char* isa) {
   const TinyModel model = tiny_model(family);
   EngineOptions options = tiny_options();
   options.kv_dtype = kv_dtype;
@@ -60,13 +60,13 @@ void compare_with_reference(const std::string& family, DType kv_dtype, const cha
 
 }  // namespace
 
-LH_TEST(llama_is_the_reference) { compare_with_reference("llama", DType::kF16, ""); }
-LH_TEST(qwen2_is_the_reference) { compare_with_reference("qwen2", DType::kF16, ""); }
-LH_TEST(qwen3_is_the_reference) { compare_with_reference("qwen3", DType::kF16, ""); }
-LH_TEST(mistral_is_the_reference) { compare_with_reference("mistral", DType::kF16, ""); }
-LH_TEST(gemma3_is_the_reference) { compare_with_reference("gemma3", DType::kF16, ""); }
-LH_TEST(bf16_cache_is_the_reference) { compare_with_reference("llama", DType::kBF16, ""); }
-LH_TEST(the_scalar_path_is_the_reference) { compare_with_reference("gemma3", DType::kF16, "scalar"); }
+LH_TEST(llama_is_the_reference) { compare_with_reference("llama", KvDType::kF16, ""); }
+LH_TEST(qwen2_is_the_reference) { compare_with_reference("qwen2", KvDType::kF16, ""); }
+LH_TEST(qwen3_is_the_reference) { compare_with_reference("qwen3", KvDType::kF16, ""); }
+LH_TEST(mistral_is_the_reference) { compare_with_reference("mistral", KvDType::kF16, ""); }
+LH_TEST(gemma3_is_the_reference) { compare_with_reference("gemma3", KvDType::kF16, ""); }
+LH_TEST(bf16_cache_is_the_reference) { compare_with_reference("llama", KvDType::kBF16, ""); }
+LH_TEST(the_scalar_path_is_the_reference) { compare_with_reference("gemma3", KvDType::kF16, "scalar"); }
 
 LH_TEST(missing_and_misshapen_tensors_are_refused_by_name) {
   const auto message_of = [](const ModelConfig& config, const WeightSet& weights) {

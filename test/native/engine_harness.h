@@ -99,7 +99,7 @@ inline longhaul::EngineOptions tiny_options() {
   longhaul::EngineOptions options;
   options.threads = 1;
   options.kv_memory_bytes = 8 << 20;
-  options.kv_dtype = longhaul::DType::kF16;
+  options.kv_dtype = longhaul::KvDType::kF16;
   options.max_num_seqs = 8;
   options.max_num_batched_tokens = 600;
   return options;

@@ -533,9 +533,6 @@ LH_TEST(the_pool_is_sized_in_blocks_or_refused) {
   options = tiny_options();
   options.backend = "abacus";
   EXPECT_TRUE(message_of(options).find("abacus") != std::string::npos);
-  options = tiny_options();
-  options.kv_dtype = DType::kF32;
-  EXPECT_TRUE(message_of(options).find("kv_dtype") != std::string::npos);
 }
 
 LH_TEST(weights_are_let_go_after_loading) {

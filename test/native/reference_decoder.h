@@ -32,8 +32,8 @@ inline double round_to(double value, int digits) {
   std::frexp(value, &exponent);
   return std::ldexp(std::nearbyint(std::ldexp(value, digits - exponent)), exponent - digits);
 }
-inline double round_to_cache(double value, longhaul::DType dtype) {
-  if (dtype == longhaul::DType::kBF16) return round_to(value, 8);
+inline double round_to_cache(double value, longhaul::KvDType dtype) {
+  if (dtype == longhaul::KvDType::kBF16) return round_to(value, 8);
   return std::fabs(value) < 0x1p-14 ? std::ldexp(std::nearbyint(std::ldexp(value, 24)), -24)
                                     : round_to(value, 11);
 }
@@ -41,7 +41,7 @@ inline double round_to_cache(double value, longhaul::DType dtype) {
 class ReferenceDecoder {
  public:
   ReferenceDecoder(const longhaul::ModelConfig& config, const longhaul::WeightSet& weights,
-                   longhaul::DType kv_dtype)
+                   longhaul::KvDType kv_dtype)
       : config_(config), weights_(weights), kv_dtype_(kv_dtype) {}
 
   // Log-probabilities of the next token after each position: [tokens, vocab_size].
@@ -223,7 +223,7 @@ class ReferenceDecoder {
 
   longhaul::ModelConfig config_;
   const longhaul::WeightSet& weights_;
-  longhaul::DType kv_dtype_;
+  longhaul::KvDType kv_dtype_;
 };
 
 }  // namespace lh_test

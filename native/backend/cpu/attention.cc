@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "backend/cpu/attention_kernels.h"
+#include "backend/cpu/small_ops.h"
 #include "check.h"
 
 namespace longhaul::cpu {
@@ -29,12 +31,15 @@ struct Layer {
   const AttentionLayerParams& params;
   const KvStore& store;
   const AttentionKernels& kernels;
+  const RowOps& ops;
   float* partials;
   int32_t head_dim;
   int32_t group;          // query heads a kv head
   int32_t partial_floats; // head_dim + 2
   float q_scale;
   float softcap;          // in powers of two; 0 = none
+
+  bool q8() const { return store.layout().dtype == KvDType::kQ8; }
 
   float* partial(int64_t index, int64_t head) const {
     return partials + (index * params.num_heads + head) * partial_floats;
@@ -56,16 +61,21 @@ class Unit {
     folded_ = q_ + int64_t{num_queries_} * layer.head_dim;
     fresh_ = folded_ + int64_t{num_queries_} * layer.partial_floats;
     scores_ = fresh_ + int64_t{kQueryRowsMax} * layer.partial_floats;
+    q8_scales_ = scores_ + int64_t{kQueryRowsMax} * kSliceKeys;
+    q8_sums_ = reinterpret_cast<int32_t*>(q8_scales_ + num_queries_);
+    weights8_ = reinterpret_cast<uint8_t*>(q8_sums_ + num_queries_);
   }
 
   static int64_t scratch_floats(const Layer& layer, int32_t num_rows) {
     const int64_t queries = int64_t{num_rows} * layer.group;
-    return queries * (layer.head_dim + layer.partial_floats) +
-           int64_t{kQueryRowsMax} * (layer.partial_floats + kSliceKeys);
+    return queries * (layer.head_dim + layer.partial_floats + 2) +
+           int64_t{kQueryRowsMax} * (layer.partial_floats + kSliceKeys + kSliceKeys / 4);
   }
 
   void run() {
-    for (int32_t b = 0; b < num_bundles_; ++b) pack_queries(b);
+    for (int32_t b = 0; b < num_bundles_; ++b) {
+      layer_.q8() ? pack_queries8(b) : pack_queries(b);
+    }
     for (int32_t slice = item_.slice_begin; slice < item_.slice_end; ++slice) {
       find_blocks(slice);
       for (int32_t b = 0; b < num_bundles_; ++b) run_bundle(b, slice);
@@ -89,19 +99,37 @@ class Unit {
     return window > 0 ? std::max(0, position_of(query) - window + 1) : 0;
   }
 
+  const float* query(int32_t index) const {
+    const int64_t row = item_.row_begin + index / layer_.group;
+    return layer_.params.q + row * layer_.params.q_stride + head_of(index) * layer_.head_dim;
+  }
+
   // [head_dim / 2][rows of the bundle][2], scaled.
   void pack_queries(int32_t bundle) {
     const int32_t begin = bundle_begin(bundle), rows = bundle_begin(bundle + 1) - begin;
     float* packed = q_ + int64_t{begin} * layer_.head_dim;
     for (int32_t r = 0; r < rows; ++r) {
-      const int64_t row = item_.row_begin + (begin + r) / layer_.group;
-      const float* q = layer_.params.q + row * layer_.params.q_stride +
-                       head_of(begin + r) * layer_.head_dim;
+      const float* q = query(begin + r);
       for (int32_t i = 0; i < layer_.head_dim; i += 2) {
         packed[i * rows + 2 * r] = q[i] * layer_.q_scale;
         packed[i * rows + 2 * r + 1] = q[i + 1] * layer_.q_scale;
       }
     }
+  }
+
+  void pack_queries8(int32_t bundle) {
+    const int32_t begin = bundle_begin(bundle), rows = bundle_begin(bundle + 1) - begin;
+    const int32_t head_dim = layer_.head_dim;
+    int8_t rounded[kQueryRowsMax * kSliceKeys];  // head_dim is at most kSliceKeys
+    for (int32_t r = 0; r < rows; ++r) {
+      int8_t* q8 = rounded + int64_t{r} * head_dim;
+      q8_scales_[begin + r] = layer_.ops.quantize(query(begin + r), head_dim, q8) * layer_.q_scale;
+      q8_sums_[begin + r] = std::accumulate(q8, q8 + head_dim, int32_t{0});
+    }
+    layer_.kernels.pack_queries8(rounded, rows, head_dim, packed8(begin));
+  }
+  int8_t* packed8(int32_t index) const {
+    return reinterpret_cast<int8_t*>(q_ + int64_t{index} * layer_.head_dim);
   }
 
   // Only blocks that some row of the item sees are looked up: entries before a window and after
@@ -161,11 +189,19 @@ class Unit {
     args.next_keys = next_keys_;
     args.block_size = layer_.store.layout().block_size;
     args.head_dim = layer_.head_dim;
-    args.f16 = layer_.store.layout().dtype == DType::kF16;
+    args.dtype = layer_.store.layout().dtype;
     args.softcap = layer_.softcap;
     args.scores = scores_;
     args.partials = partials;
-    layer_.kernels.slice(args);
+    if (layer_.q8()) {
+      args.q8 = packed8(begin);
+      args.q8_scales = q8_scales_ + begin;
+      args.q8_sums = q8_sums_ + begin;
+      args.weights8 = weights8_;
+      layer_.kernels.slice8(args);
+    } else {
+      layer_.kernels.slice(args);
+    }
     for (int32_t r = 0; r < rows; ++r) {
       if (merge[r]) layer_.kernels.merge(folded(begin + r), partials[r], layer_.head_dim);
     }
@@ -196,8 +232,11 @@ class Unit {
   float* folded_;    // [num_queries][head_dim + 2] partials so far
   float* fresh_;     // [kQueryRowsMax][head_dim + 2] partials of the current slice
   float* scores_;    // [kQueryRowsMax][kSliceKeys]
-  const uint16_t* blocks_[kSliceBlocksMax] = {};
-  const uint16_t* next_keys_ = nullptr;
+  float* q8_scales_;    // [num_queries]
+  int32_t* q8_sums_;    // [num_queries]
+  uint8_t* weights8_;   // [kQueryRowsMax][kSliceKeys]
+  const std::byte* blocks_[kSliceBlocksMax] = {};
+  const std::byte* next_keys_ = nullptr;
 };
 
 // An upper bound: masked keys count as well.
@@ -235,13 +274,15 @@ void attention_layer(const AttentionLayerParams& params, const KvStore& store, I
   LH_CHECK(params.num_heads % layout.num_kv_heads == 0);
 
   // q_scale turns q k into a power of two; with a softcap, into the argument of tanh.
-  const double natural = params.softcap > 0 ? double{params.scale} / params.softcap
-                                            : double{params.scale} * kLog2E;
+  double natural = params.softcap > 0 ? double{params.scale} / params.softcap
+                                      : double{params.scale} * kLog2E;
+  if (layout.dtype == KvDType::kQ8) natural /= rotation_size(layout.head_dim);
   const int32_t partial_floats = layout.head_dim + 2;
   const Layer layer{
       params,
       store,
       kernels_for(isa),
+      row_ops(isa),
       scratch.partials(int64_t{work.num_partials} * params.num_heads * partial_floats),
       layout.head_dim,
       params.num_heads / layout.num_kv_heads,

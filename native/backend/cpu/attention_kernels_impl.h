@@ -6,67 +6,13 @@
 // For 3 rows of head_dim 64 in AVX-512 a 64-byte unit costs 2 operations to widen and 6 FMAs.
 #pragma once
 
-#include "backend/cpu/attention_kernels.h"
-#include "backend/cpu/attention_lanes.h"
+#include "backend/cpu/attention_q8_impl.h"
+#include "backend/cpu/attention_slice.h"
 
 namespace longhaul::cpu {
 namespace {
 
-constexpr int kTile = 16;            // tokens of a K unit, channels of a V unit
-constexpr int kUnit = 32;            // elements
-
-static inline int min_of(int a, int b) { return a < b ? a : b; }
-static inline int max_of(int a, int b) { return a > b ? a : b; }
-
-// Tokens of the slice that some row of the call sees, and that every row sees.
-struct Spans {
-  int any_first, any_last;
-  int all_first, all_last;  // empty when all_first >= all_last
-};
-
-static inline Spans spans_of(const AttentionSliceArgs& args) {
-  Spans spans{kSliceKeys, 0, 0, kSliceKeys};
-  for (int r = 0; r < args.num_rows; ++r) {
-    if (args.first[r] < args.last[r]) {
-      spans.any_first = min_of(spans.any_first, args.first[r]);
-      spans.any_last = max_of(spans.any_last, args.last[r]);
-    }
-    spans.all_first = max_of(spans.all_first, args.first[r]);
-    spans.all_last = min_of(spans.all_last, args.last[r]);
-  }
-  return spans;
-}
-
-// The order in which a call reads memory: K of its blocks, V of its blocks, K of the first block
-// of the next slice. Blocks lie anywhere, so the hardware cannot guess it: while one piece is
-// read, the piece kAhead later is asked for, unit by unit. Two pieces (8 KB at head_dim 64) take a
-// few hundred ns of work, somewhat more than memory takes to answer.
-struct ReadOrder {
-  static constexpr int kAhead = 2;
-  const uint16_t* pieces[2 * kSliceBlocksMax + 1];
-  int count = 0;
-  int first_block = 0;  // of the slice, that pieces[0] belongs to
-  int first_value = 0;  // index of the first piece of V
-
-  void add(const uint16_t* piece) { pieces[count++] = piece; }
-  // Elements from a unit of piece i to the one to ask for.
-  ptrdiff_t ahead(int i) const {
-    return i + kAhead < count ? pieces[i + kAhead] - pieces[i] : 0;
-  }
-};
-
-static inline ReadOrder read_order(const AttentionSliceArgs& args, int first, int last) {
-  ReadOrder order;
-  const int begin = first / args.block_size, end = (last - 1) / args.block_size;
-  order.first_block = begin;
-  order.first_value = end - begin + 1;
-  for (int b = begin; b <= end; ++b) order.add(args.blocks[b]);
-  for (int b = begin; b <= end; ++b) order.add(args.blocks[b] + args.values_offset);
-  if (args.next_keys) order.add(args.next_keys);
-  return order;
-}
-
-static inline void ask_for(const uint16_t* unit) { __builtin_prefetch(unit, 0, 2); }
+constexpr int kUnit = kUnitBytes / 2;  // numbers of 16 bit
 
 // Scores of R rows for T vectors of keys, beginning `lane` tokens into a tile.
 template <int R, int T, bool kF16>
@@ -87,7 +33,7 @@ static inline void score_vectors(const float* q, const uint16_t* tile, int lane,
     for (int t = 0; t < T; ++t) {
       const int token = lane + t * L::kWidth;
       const uint16_t* at = unit + token / kTile * tile_elements;
-      if (token % kTile == 0) ask_for(at + ahead);
+      if (token % kTile == 0) ask_for(at, ahead);
       L::template load_pair<kF16>(at, token % kTile, k_even[t], k_odd[t]);
     }
     const float* q_pair = q + i * (2 * R);
@@ -121,7 +67,7 @@ static void score_slice(const AttentionSliceArgs& args, const ReadOrder& order, 
   const int half_dim = args.head_dim / 2;
   const int last_block = (last - 1) / block_size;
   for (int b = first / block_size; b <= last_block; ++b) {
-    const uint16_t* keys = args.blocks[b];
+    const auto* keys = reinterpret_cast<const uint16_t*>(args.blocks[b]);
     const ptrdiff_t ahead = order.ahead(b - first / block_size);
     const int begin = max_of(first - b * block_size, 0) / 32 * 32;
     const int end = min_of(last - b * block_size, block_size);
@@ -133,37 +79,12 @@ static void score_slice(const AttentionSliceArgs& args, const ReadOrder& order, 
   }
 }
 
-// Applies the softcap to the scores [first, last) of one row; neighbors in a vector may change
-// too, they are never read.
-static inline void cap_row(float* scores, int first, int last, float softcap) {
-  using L = Lanes;
-  for (int t = first / L::kWidth * L::kWidth; t < last; t += L::kWidth) {
-    L::store(scores + t, L::mul(L::broadcast(softcap), tanh_lanes(L::load(scores + t))));
-  }
-}
-
 // Turns the scores [first, last) of one row into weights, in place; returns m and l.
 static inline void softmax_row(float* scores, int first, int last, float* m_out, float* l_out) {
   using L = Lanes;
-  const float kNegativeInfinity = -__builtin_inff();
-  const int begin = first / L::kWidth * L::kWidth;
-  L::F max = L::broadcast(kNegativeInfinity);
-  for (int t = begin; t < last; t += L::kWidth) {
-    L::F s = L::load(scores + t);
-    if (t < first || t + L::kWidth > last) {
-      s = L::keep(s, L::broadcast(kNegativeInfinity), first - t, last - t);
-    }
-    max = L::max(s, max);
-  }
-  float lanes[L::kWidth];
-  L::store(lanes, max);
-  float m = lanes[0];
-  for (int i = 1; i < L::kWidth; ++i) m = lanes[i] > m ? lanes[i] : m;
-
-  // The lane of a sum is the token's place in its tile of 16, whatever the vector width.
-  constexpr int kSums = kTile / L::kWidth;
-  L::F sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = L::zero();
+  const float m = max_score(scores, first, last);
+  constexpr int kSums = LaneSums::kSums;
+  LaneSums sums;
   const L::F shift = L::broadcast(m);
   for (int tile = first / kTile * kTile; tile < last; tile += kTile) {
 #pragma GCC unroll 4
@@ -173,16 +94,11 @@ static inline void softmax_row(float* scores, int first, int last, float* m_out,
       L::F p = exp2_lanes(L::sub(L::load(scores + t), shift));
       if (t < first || t + L::kWidth > last) p = L::keep(p, L::zero(), first - t, last - t);
       L::store(scores + t, p);
-      sums[i] = L::add(sums[i], p);
+      sums.sums[i] = L::add(sums.sums[i], p);
     }
   }
-  float tree[kTile];
-  for (int i = 0; i < kSums; ++i) L::store(tree + i * L::kWidth, sums[i]);
-  for (int half = kTile / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) tree[i] += tree[i + half];
-  }
   *m_out = m;
-  *l_out = tree[0];
+  *l_out = sums.total();
 }
 
 // o[r][c] += p[r][t] v[t][c] for the tokens [first, last) of one block and D vectors of channels.
@@ -207,7 +123,7 @@ static inline void add_values(const float* p, const uint16_t* values, int channe
     for (int d = 0; d < D; ++d) {
       const int c = channel + d * L::kWidth;
       const uint16_t* at = unit + c / kTile * group;
-      if (c % kTile == 0) ask_for(at + ahead);
+      if (c % kTile == 0) ask_for(at, ahead);
       L::F even, odd;
       L::template load_pair<kF16>(at, c % kTile, even, odd);
       if (use_even) {
@@ -245,7 +161,8 @@ static void add_slice_values(const AttentionSliceArgs& args, const ReadOrder& or
   const int last_block = (last - 1) / block_size;
   int piece = order.first_value + first / block_size - order.first_block;
   for (int b = first / block_size; b <= last_block; ++b, ++piece) {
-    const uint16_t* values = args.blocks[b] + args.values_offset;
+    const auto* values =
+        reinterpret_cast<const uint16_t*>(args.blocks[b] + args.values_offset);
     const ptrdiff_t ahead = order.ahead(piece);
     const float* p = args.scores + row * kSliceKeys + b * block_size;
     const int begin = max_of(first - b * block_size, 0);
@@ -308,7 +225,7 @@ template <int R>
 static void run_rows(const AttentionSliceArgs& args) {
   if constexpr (R > 0) {
     if (args.num_rows == R) {
-      args.f16 ? run_slice<R, true>(args) : run_slice<R, false>(args);
+      args.dtype == KvDType::kF16 ? run_slice<R, true>(args) : run_slice<R, false>(args);
     } else {
       run_rows<R - 1>(args);
     }
@@ -344,8 +261,9 @@ static void finish_partial(const float* partial, float* out, int32_t head_dim) {
   }
 }
 
-constexpr AttentionKernels kAttentionKernels = {kQueryRows, run_slice_of_any_rows, merge_partials,
-                                                finish_partial};
+constexpr AttentionKernels kAttentionKernels = {
+    kQueryRows, run_slice_of_any_rows, run_slice8_of_any_rows, pack_queries8, merge_partials,
+    finish_partial};
 
 }  // namespace
 }  // namespace longhaul::cpu

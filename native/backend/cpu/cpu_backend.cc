@@ -8,6 +8,7 @@
 
 #include "backend/cpu/kv_store_convert.h"
 #include "backend/cpu/rope.h"
+#include "backend/cpu/quantized_kv.h"
 #include "check.h"
 #include "sampler/sampler.h"
 
@@ -251,7 +252,7 @@ void CpuBackend::finish_qkv_row(const QkvParams& params, const CpuRopeTable& rop
                                 float* projected) {
   const KvLayout& layout = store_.layout();
   const int32_t head_dim = layout.head_dim, num_kv_heads = layout.num_kv_heads;
-  const bool f16 = layout.dtype == DType::kF16;
+  const bool f16 = layout.dtype == KvDType::kF16, q8 = layout.dtype == KvDType::kQ8;
   if (params.bias) {
     ops_.add(floats_of(params.bias), (params.num_heads + 2 * num_kv_heads) * head_dim, projected);
   }
@@ -261,6 +262,7 @@ void CpuBackend::finish_qkv_row(const QkvParams& params, const CpuRopeTable& rop
     for (float* head = heads; head < heads + int64_t{count} * head_dim; head += head_dim) {
       if (norm) ops_.rms_norm(head, floats_of(norm), params.eps, head_dim, head);
       rotate(head, rope.cos(row), rope.sin(row), rope.half_dim());
+      if (q8) ops_.rotate_hadamard(head, head_dim, rotation_size(head_dim));
     }
   };
   const int64_t q_width = int64_t{params.num_heads} * head_dim;
@@ -276,9 +278,14 @@ void CpuBackend::finish_qkv_row(const QkvParams& params, const CpuRopeTable& rop
   const auto token = static_cast<int32_t>(slot % layout.block_size);
   LH_CHECK(store_.contains(block_id));
   for (int32_t head = 0; head < num_kv_heads; ++head, k += head_dim, v += head_dim) {
-    uint16_t* keys = store_.keys(block_id, params.layer_in_block, head);
-    ops_.store_key(k, head_dim, f16, token, keys);
-    ops_.store_value(v, head_dim, f16, layout.block_size, token, keys + store_.values_offset());
+    if (q8) {
+      store_quantized(store_, {block_id, params.layer_in_block, head, token}, k, v, ops_);
+      continue;
+    }
+    std::byte* keys = store_.keys(block_id, params.layer_in_block, head);
+    ops_.store_key(k, head_dim, f16, token, reinterpret_cast<uint16_t*>(keys));
+    ops_.store_value(v, head_dim, f16, layout.block_size, token,
+                     reinterpret_cast<uint16_t*>(keys + store_.values_offset()));
   }
 }
 

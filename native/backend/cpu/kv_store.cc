@@ -13,18 +13,14 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 
 Status check_layout(const KvLayout& layout, int32_t num_blocks) {
-  if (layout.dtype != DType::kBF16 && layout.dtype != DType::kF16) {
-    return error(ErrorCode::kUnsupported, "kv dtype %s: expected BF16 or F16",
-                 dtype_info(layout.dtype).name);
-  }
   if (layout.block_size <= 0 || layout.block_size % 32 != 0 ||
       kSliceTokens % layout.block_size != 0) {
     return error(ErrorCode::kUnsupported, "block size %d: expected 32, 64, 128, 256 or 512",
                  layout.block_size);
   }
-  if (layout.head_dim <= 0 || layout.head_dim % 16 != 0) {
-    return error(ErrorCode::kUnsupported, "head_dim %d: expected a multiple of 16",
-                 layout.head_dim);
+  if (layout.head_dim <= 0 || layout.head_dim % 16 != 0 || layout.head_dim > kSliceTokens) {
+    return error(ErrorCode::kUnsupported, "head_dim %d: expected a multiple of 16 up to %d",
+                 layout.head_dim, kSliceTokens);
   }
   if (layout.num_kv_heads <= 0 || layout.layers_per_block <= 0 || num_blocks < 0) {
     return error(ErrorCode::kInternal, "kv layout: %d kv heads, %d layers, %d blocks",

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-
 namespace longhaul::cpu {
 
 enum class Isa : int;  // isa.h
@@ -31,6 +30,12 @@ struct RowOps {
   void (*store_key)(const float* head, int32_t head_dim, bool f16, int32_t token, uint16_t* keys);
   void (*store_value)(const float* head, int32_t head_dim, bool f16, int32_t block_size,
                       int32_t token, uint16_t* values);
+  // Each run of `size` channels times the Hadamard matrix, in place; size is a power of two from 16
+  // on that divides head_dim. The sums of neighbors 8, 4, 2, 1 apart come last, in this order.
+  void (*rotate_hadamard)(float* head, int32_t head_dim, int32_t size);
+  // q8 = round(x * (127 / max|x|)), nearest even; returns max|x| / 127. All zero for tiny x (below
+  // kQuantizeTiny, so that 127 / max stays finite); NaN, and q8 zero, when some x is not finite.
+  float (*quantize)(const float* x, int32_t size, int8_t* q8);
 };
 
 const RowOps& row_ops_scalar();

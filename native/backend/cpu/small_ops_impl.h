@@ -118,8 +118,74 @@ static void store_value(const float* head, int32_t head_dim, bool f16, int32_t b
   }
 }
 
-constexpr RowOps kRowOps = {rms_norm,           rms_norm_add,  add,       silu_mul,    gelu_mul,
-                            rotate_interleaved, rotate_halves, store_key, store_value};
+typedef float Float16 __attribute__((vector_size(64)));
+typedef int Int16 __attribute__((vector_size(64)));
+
+static inline Float16 load16(const float* from) {
+  Float16 x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+static inline void store16(float* to, Float16 x) { __builtin_memcpy(to, &x, sizeof(x)); }
+
+// Sums and differences of neighbors kApart lanes apart.
+template <int kApart>
+static inline Float16 butterfly(Float16 x) {
+  Int16 partner;
+  Float16 sign;
+  for (int i = 0; i < 16; ++i) {
+    partner[i] = i ^ kApart;
+    sign[i] = i & kApart ? -1.0f : 1.0f;
+  }
+  return __builtin_shuffle(x, partner) + x * sign;
+}
+
+static void rotate_hadamard(float* head, int32_t head_dim, int32_t size) {
+  for (float* run = head; run < head + head_dim; run += size) {
+    for (int32_t apart = size / 2; apart >= 16; apart /= 2) {
+      for (int32_t i = 0; i < size; i += 16) {
+        if (i & apart) continue;
+        const Float16 a = load16(run + i), b = load16(run + i + apart);
+        store16(run + i, a + b);
+        store16(run + i + apart, a - b);
+      }
+    }
+    for (int32_t i = 0; i < size; i += 16) {
+      Float16 x = butterfly<8>(load16(run + i));
+      x = butterfly<4>(x);
+      x = butterfly<2>(x);
+      store16(run + i, butterfly<1>(x));
+    }
+  }
+}
+
+constexpr float kQuantizeTiny = 0x1p-100f;
+
+static float quantize(const float* x, int32_t size, int8_t* q8) {
+  // As integers, magnitudes are ordered like numbers, infinities and NaN above all.
+  uint32_t largest = 0;
+  for (int32_t i = 0; i < size; ++i) {
+    const uint32_t magnitude = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float max = __builtin_bit_cast(float, largest);
+  const bool finite = largest < 0x7f800000u;
+  if (!finite || max < kQuantizeTiny) {
+    for (int32_t i = 0; i < size; ++i) q8[i] = 0;
+    return finite ? 0.0f : __builtin_nanf("");
+  }
+  const float inverse = 127.0f / max;
+  // The low bits of the sum are the nearest integer (kExp2Round of attention_lanes.h).
+  for (int32_t i = 0; i < size; ++i) {
+    const float shifted = x[i] * inverse + 0x1.8p23f;
+    q8[i] = static_cast<int8_t>(__builtin_bit_cast(uint32_t, shifted));
+  }
+  return max * (1.0f / 127.0f);
+}
+
+constexpr RowOps kRowOps = {rms_norm,    rms_norm_add,       add,           silu_mul,
+                            gelu_mul,    rotate_interleaved, rotate_halves, store_key,
+                            store_value, rotate_hadamard,    quantize};
 
 }  // namespace
 }  // namespace longhaul::cpu
