@@ -1,7 +1,8 @@
-// Speed of the CPU matrix products, beside what the machine can do: GB/s of weights read by a
-// decode step next to the measured read bandwidth, and GOPS of a prefill step next to the measured
-// rate of the widest integer dot product. Prints a table; --tiny runs small shapes in under a
-// second, to show that everything works; --isa NAME and --threads N choose the path.
+// Speed of the CPU matrix products, beside what the machine can do (machine_limits.h): GB/s of
+// weights read by a decode step next to the measured read bandwidth, and GMAC/s (multiply-adds,
+// half as many as operations) of a prefill step next to the measured rate of the level's widest
+// product. Prints a table; --tiny runs small shapes in under a second, to show that everything
+// works; --isa NAME and --threads N choose the path.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "backend/cpu/isa.h"
+#include "backend/cpu/machine_limits.h"
 #include "backend/cpu/matmul.h"
 #include "backend/cpu/thread_pool.h"
 
@@ -40,59 +42,6 @@ double best_time(double seconds, const Body& body) {
     best = std::min(best, (now() - begin) / calls);
   }
   return best;
-}
-
-volatile uint64_t sink;
-
-double read_bandwidth(ThreadPool& pool, size_t bytes, double seconds) {
-  std::vector<uint64_t> data(bytes / 8, 1);
-  const auto count = static_cast<int64_t>(data.size());
-  const double time = best_time(seconds, [&] {
-    pool.run([&](int worker) {
-      const int64_t n = pool.num_threads();
-      const uint64_t* p = data.data() + count * worker / n;
-      const int64_t words = (count * (worker + 1) / n - count * worker / n) / 16 * 16;
-      uint64_t sums[16] = {};
-      for (int64_t i = 0; i < words; i += 16) {
-        for (int j = 0; j < 16; ++j) sums[j] += p[i + j];
-      }
-      uint64_t sum = 0;
-      for (const uint64_t s : sums) sum += s;
-      sink = sum;
-    });
-  });
-  return static_cast<double>(bytes) / time;
-}
-
-#if defined(__x86_64__)
-// Multiply-adds a second of independent VPDPBUSD (512 bit) chains: what a product could reach if
-// nothing else had to be done.
-__attribute__((target("avx512f,avx512vnni"))) void vnni_chains(int64_t rounds) {
-  for (int64_t i = 0; i < rounds; ++i) {
-    __asm__ volatile(
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm16\n vpdpbusd %%zmm30, %%zmm31, %%zmm17\n"
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm18\n vpdpbusd %%zmm30, %%zmm31, %%zmm19\n"
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm20\n vpdpbusd %%zmm30, %%zmm31, %%zmm21\n"
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm22\n vpdpbusd %%zmm30, %%zmm31, %%zmm23\n"
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm24\n vpdpbusd %%zmm30, %%zmm31, %%zmm25\n"
-        "vpdpbusd %%zmm30, %%zmm31, %%zmm26\n vpdpbusd %%zmm30, %%zmm31, %%zmm27\n" ::
-            : "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24",
-              "xmm25", "xmm26", "xmm27");
-  }
-}
-#endif
-
-double vnni_peak(ThreadPool& pool, double seconds) {
-#if defined(__x86_64__)
-  if (machine_isa() < Isa::kAvx512) return 0;
-  constexpr int64_t kRounds = 20000;
-  const double time = best_time(seconds, [&] { pool.run([&](int) { vnni_chains(kRounds); }); });
-  return static_cast<double>(kRounds) * 12 * 64 * pool.num_threads() / time;
-#else
-  (void)pool;
-  (void)seconds;
-  return 0;
-#endif
 }
 
 struct Shape {
@@ -134,11 +83,19 @@ int main(int argc, char** argv) {
   const Isa isa = chosen.value();
   ThreadPool pool(threads);
   const double seconds = tiny ? 0.001 : 0.15;
-  const double bandwidth =
-      read_bandwidth(pool, tiny ? size_t{1} << 20 : size_t{256} << 20, seconds);
-  const double peak = vnni_peak(pool, seconds);
-  std::printf("%s, %s, %d threads: read %.1f GB/s, VNNI peak %.0f GMAC/s\n",
-              cpu_model_name().c_str(), isa_name(isa), threads, bandwidth / 1e9, peak / 1e9);
+  LimitOptions effort;
+  effort.seconds = seconds;
+  if (tiny) effort.buffer_bytes = size_t{1} << 20;
+  const MachineLimits limits = measure_limits(pool, isa, effort);
+  const double bandwidth = limits.read_bytes_per_second;
+  const double peak = limits.operations_per_second / 2;
+  std::printf("%s, %s, %d threads: read %.1f GB/s, peak %.0f GMAC/s", cpu_model_name().c_str(),
+              isa_name(isa), threads, bandwidth / 1e9, peak / 1e9);
+  if (limits.int8_tile_operations_per_second > 0) {
+    std::printf(" (bf16 tiles, or int8 of 32 columns; %.0f with int8 of 64)",
+                limits.int8_tile_operations_per_second / 2e9);
+  }
+  std::printf("\n");
   std::printf("%-5s %6s %5s %4s  %9s %7s %9s %6s\n", "type", "rows", "cols", "M", "us", "GB/s",
               "GMAC/s", "share");
 
@@ -147,7 +104,7 @@ int main(int argc, char** argv) {
                                {DType::kQ5_0, 8192, 2048}, {DType::kQ4_K, 8192, 2048},
                                {DType::kQ5_K, 8192, 2048}, {DType::kQ6_K, 8192, 2048},
                                {DType::kBF16, 8192, 2048}, {DType::kF16, 8192, 2048}};
-  std::vector<int> counts = {1, 4, 8, 16, 64, 512};
+  std::vector<int> counts = {1, 4, 8, 16, 32, 64, 512};
   if (tiny) {
     shapes = {{DType::kQ4_1, 64, 256},
               {DType::kQ4_0, 64, 256},
@@ -163,8 +120,12 @@ int main(int argc, char** argv) {
     const int64_t copies = tiny ? 1 : std::max<int64_t>(1, (int64_t{160} << 20) / one);
     std::vector<PackedMatrixPtr> matrices;
     for (int64_t i = 0; i < copies; ++i) {
-      const TensorView view = {"w", shape.dtype, shape.rows, shape.cols,
-                               reinterpret_cast<const std::byte*>(bytes.data())};
+      TensorView view;
+      view.name = "w";
+      view.dtype = shape.dtype;
+      view.rows = shape.rows;
+      view.cols = shape.cols;
+      view.data = reinterpret_cast<const std::byte*>(bytes.data());
       auto packed = pack_matrix({&view, 1}, false, pool);
       if (!packed.ok()) {
         std::fprintf(stderr, "%s\n", packed.status().message().c_str());

@@ -1,6 +1,6 @@
 // Loops without memory traffic for the arithmetic, and a loop without arithmetic for the memory.
-// The instructions are written out, in independent chains, because a compiler would see that
-// nothing uses their results; they run only where isa.h says they may.
+// The instructions are written as assembly, in independent chains, because a compiler would see
+// that nothing uses their results; they run only where isa.h says they may.
 #include "backend/cpu/machine_limits.h"
 
 #include <algorithm>
@@ -8,6 +8,8 @@
 #include <chrono>
 #include <cstdint>
 #include <vector>
+
+#include "backend/cpu/amx_tiles.h"
 
 namespace longhaul::cpu {
 namespace {
@@ -94,29 +96,31 @@ __attribute__((target("avx2"))) void avx2_chains() {
 }
 #undef LONGHAUL_AVX2_CHAIN
 
-// All eight tiles at 16 rows of 64 bytes (palette 1): four accumulators, two pairs of operands.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
+// Four chains of tile products, by two pairs of operands; all tiles have 16 rows of 64 bytes.
+constexpr TileConfig kFullTiles = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+constexpr int kTileChains = 4;
+constexpr int64_t kTileRounds = kRounds / 10;
 
-constexpr int kTiles = 4;
-void amx_chains() {
-  static const TileConfig config;
-  __asm__ volatile(
-      "ldtilecfg %0\n"
-      "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
-      "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n" ::"m"(config));
-  for (int64_t i = 0; i < kRounds / 10; ++i) {
-    __asm__ volatile(
-        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n" ::);
+template <bool kInt8, int kSums, int kLeft, int kRight>
+void tile_product() {
+  if constexpr (kInt8) {
+    multiply_tiles_s8<kSums, kLeft, kRight>();
+  } else {
+    multiply_tiles_bf16<kSums, kLeft, kRight>();
   }
-  __asm__ volatile("tilerelease\n" ::);
+}
+
+template <bool kInt8>
+void tile_chains() {
+  configure_tiles(kFullTiles);  // leaves zeros in all of them
+  for (int64_t i = 0; i < kTileRounds; ++i) {
+    tile_product<kInt8, 0, 4, 6>();
+    tile_product<kInt8, 1, 4, 7>();
+    tile_product<kInt8, 2, 5, 6>();
+    tile_product<kInt8, 3, 5, 7>();
+  }
+  release_tiles();
 }
 
 // Operations a second of `chains`, which does `operations` of them a call.
@@ -125,10 +129,15 @@ double rate(ThreadPool& pool, double seconds, double operations, void (*chains)(
   return operations * pool.num_threads() / time;
 }
 
+// 16 x 16 sums, each of 32 bf16 or 64 int8 products.
+double tile_rate(ThreadPool& pool, double seconds, int depth, void (*chains)()) {
+  return rate(pool, seconds, 2.0 * kTileRounds * kTileChains * 16 * 16 * depth, chains);
+}
+
 double arithmetic_rate(ThreadPool& pool, Isa isa, double seconds) {
   switch (isa) {
-    case Isa::kAmx:  // a tile product: 16 x 16 sums of 32 bf16 products
-      return rate(pool, seconds, 2.0 * (kRounds / 10) * kTiles * 16 * 16 * 32, amx_chains);
+    case Isa::kAmx:
+      return tile_rate(pool, seconds, 32, tile_chains<false>);
     case Isa::kAvx512:
       return rate(pool, seconds, 2.0 * kRounds * kChains * 64, vnni_chains);
     case Isa::kAvx2:
@@ -138,8 +147,13 @@ double arithmetic_rate(ThreadPool& pool, Isa isa, double seconds) {
   }
   return 0;
 }
+
+double int8_tile_rate(ThreadPool& pool, Isa isa, double seconds) {
+  return isa == Isa::kAmx ? tile_rate(pool, seconds, 64, tile_chains<true>) : 0;
+}
 #else
 double arithmetic_rate(ThreadPool&, Isa, double) { return 0; }
+double int8_tile_rate(ThreadPool&, Isa, double) { return 0; }
 #endif
 
 }  // namespace
@@ -147,8 +161,9 @@ double arithmetic_rate(ThreadPool&, Isa, double) { return 0; }
 MachineLimits measure_limits(ThreadPool& pool, Isa isa, const LimitOptions& options) {
   MachineLimits limits;
   limits.read_bytes_per_second = read_rate(pool, options);
-  limits.operations_per_second =
-      arithmetic_rate(pool, std::min(isa, machine_isa()), options.seconds);
+  const Isa level = std::min(isa, machine_isa());
+  limits.operations_per_second = arithmetic_rate(pool, level, options.seconds);
+  limits.int8_tile_operations_per_second = int8_tile_rate(pool, level, options.seconds);
   return limits;
 }
 
