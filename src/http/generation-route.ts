@@ -80,16 +80,26 @@ export function beginGeneration(
 export async function runAsChunks(
   task: GenerationTask,
   generation: Generation,
-  send: (chunk: Json) => Promise<void>,
+  send: (chunk: Json) => Promise<void> | undefined,
 ): Promise<void> {
-  await generation.run(async (choice, update) => {
-    if (update.type === 'progress') {
-      if (task.includeProgress) await send(progressJson(update.computed, update.total));
-      return;
-    }
-    for (const chunk of task.shape.chunks(choice, update)) await send(chunk);
+  await generation.run((choice, update) => {
+    if (update.type !== 'progress') return sendAll(task.shape.chunks(choice, update), send);
+    if (!task.includeProgress) return undefined;
+    return send(progressJson(update.computed, update.total));
   });
   if (task.includeUsage) await send(task.shape.usageChunk(generation.usage));
+}
+
+/** In order, waiting where `send` asks for it. Undefined where it never does. */
+function sendAll(
+  chunks: readonly Json[],
+  send: (chunk: Json) => Promise<void> | undefined,
+): Promise<void> | undefined {
+  for (const [index, chunk] of chunks.entries()) {
+    const taken = send(chunk);
+    if (taken !== undefined) return taken.then(() => sendAll(chunks.slice(index + 1), send));
+  }
+  return undefined;
 }
 
 export function countChoices(context: ServerContext, generation: Generation): void {
@@ -122,6 +132,7 @@ async function answerStream(
 async function collectAnswer(task: GenerationTask, generation: Generation): Promise<Json> {
   await generation.run((choice, update) => {
     if (update.type !== 'progress') task.shape.collect(choice, update);
+    return undefined;
   });
   return task.shape.body(generation.usage);
 }

@@ -208,11 +208,12 @@ export class Generation {
 
   /**
    * Reads every choice to its end, side by side, handing each update to `receive`; a choice is
-   * not read further until `receive` resolves, which is how a slow client pauses its own request.
+   * not read further until `receive` resolves, which is how a slow client pauses its own request;
+   * no promise means that it may go on at once.
    * The first failure aborts the other choices and is thrown once all have ended.
    */
   async run(
-    receive: (choice: Choice, update: ChoiceUpdate) => Promise<void> | void,
+    receive: (choice: Choice, update: ChoiceUpdate) => Promise<void> | undefined,
   ): Promise<void> {
     const failures: EngineError[] = [];
     const fail = (error: unknown): void => {
@@ -224,7 +225,13 @@ export class Generation {
         try {
           for await (const update of choice.updates()) {
             // After a failure the rest is read only to reach the terminal events.
-            if (failures.length === 0) await (async () => receive(choice, update))().catch(fail);
+            if (failures.length > 0) continue;
+            try {
+              const taken = receive(choice, update);
+              if (taken !== undefined) await taken;
+            } catch (error) {
+              fail(error);
+            }
           }
         } catch (error) {
           choice.outcome ??= 'error';
@@ -277,7 +284,7 @@ export function startGeneration(engine: Engine, text: TextService, job: Generati
     const started = new Generation(choices, job.n);
     started.abort();
     // Nobody will ask for these, but their terminal events must be read.
-    void started.run(() => {}).catch(() => {});
+    void started.run(() => undefined).catch(() => {});
     throw error;
   }
   return new Generation(choices, job.n);

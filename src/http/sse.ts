@@ -34,11 +34,14 @@ export class EventStream {
     });
   }
 
-  /** Resolves when the client can take more: at once, after a drain, or when it has gone. */
-  async send(data: object | '[DONE]'): Promise<void> {
+  /**
+   * Undefined where the client can take more at once, as it nearly always can: streams are many and
+   * tokens frequent. Otherwise resolves after a drain, or when the client has gone.
+   */
+  send(data: object | '[DONE]'): Promise<void> | undefined {
     this.#write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`);
     this.#heartbeat.refresh();
-    if (this.#drained !== null) await this.#drained;
+    return this.#drained ?? undefined;
   }
 
   end(): void {

@@ -14,22 +14,69 @@ export interface DetokenizerOptions {
 
 const STREAM = { stream: true } as const;
 
+/**
+ * Texts of tokens whose bytes are whole characters, as nearly all are: a stream's usual token then
+ * costs a look-up instead of a call into native code and a decoder. Null for the other tokens.
+ */
+class TokenTexts {
+  /** Enough for what is common; a vocabulary of a quarter million strings would take megabytes. */
+  static readonly SIZE_MAX = 16_384;
+  static readonly #ofTokenizer = new WeakMap<object, [TokenTexts, TokenTexts]>();
+  readonly #texts = new Map<number, string | null>();
+  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true, fatal: true });
+
+  static of(tokenizer: object, withSpecial: boolean): TokenTexts {
+    let both = TokenTexts.#ofTokenizer.get(tokenizer);
+    if (both === undefined) {
+      both = [new TokenTexts(), new TokenTexts()];
+      TokenTexts.#ofTokenizer.set(tokenizer, both);
+    }
+    return both[withSpecial ? 1 : 0];
+  }
+
+  /** Undefined: not seen before. */
+  get(tokenId: number): string | null | undefined {
+    return this.#texts.get(tokenId);
+  }
+
+  add(tokenId: number, bytes: Uint8Array): string | null {
+    let text: string | null = null;
+    try {
+      text = this.#decoder.decode(bytes);
+    } catch {
+      // Part of a character, or no UTF-8 at all.
+    }
+    if (this.#texts.size < TokenTexts.SIZE_MAX) this.#texts.set(tokenId, text);
+    return text;
+  }
+}
+
 export class StreamDetokenizer implements Detokenizer {
   readonly #tokenizer: Pick<NativeTokenizer, 'tokenBytes'>;
   readonly #withSpecial: boolean;
+  readonly #texts: TokenTexts;
   // ignoreBOM: a U+FEFF in the text is text.
   readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   #stripSpace: boolean;
+  /** The decoder may hold part of a character. */
+  #midway = false;
 
   constructor(tokenizer: Pick<NativeTokenizer, 'tokenBytes'>, options: DetokenizerOptions) {
     this.#tokenizer = tokenizer;
     this.#withSpecial = !options.skipSpecialTokens;
+    this.#texts = TokenTexts.of(tokenizer, this.#withSpecial);
     this.#stripSpace = options.stripLeadingSpace;
   }
 
   push(tokenId: number): string {
+    const known = this.#texts.get(tokenId);
+    if (known === '' || (typeof known === 'string' && !this.#midway)) return this.#strip(known);
     const bytes = this.#tokenizer.tokenBytes(tokenId, this.#withSpecial);
-    return bytes.length === 0 ? '' : this.#strip(this.#decoder.decode(bytes, STREAM));
+    const text = known === undefined ? this.#texts.add(tokenId, bytes) : known;
+    if (text === '' || (text !== null && !this.#midway)) return this.#strip(text);
+    // Whole characters end whatever was begun before them.
+    this.#midway = text === null;
+    return this.#strip(this.#decoder.decode(bytes, STREAM));
   }
 
   flush(): string {
