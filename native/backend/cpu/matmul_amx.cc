@@ -7,14 +7,16 @@
 // signed operands needs no correction for an offset.
 //
 // Budget per 16 tokens x 16 rows x 32 columns (8192 products) on the first cores with AMX, from
-// published and measured costs of single instructions; the whole has not run on such a core:
-//   tile part    product 16 cycles, beside it on other ports: store 16, zeroing, loads 8 to 12
-//   vector part  16 registers of sums, each convert, multiply by scales, FMA: 48 operations on two
-//                ports, 24 cycles; 32 with minimums
-// A tile product closes one of the two vector ports for a while, so the parts alternate, a chunk of
-// products in a row and then a chunk of scaling: about 42 (50) cycles, 195 (165) products a cycle,
-// where VPDPBUSD, which makes its sums in registers, needs 88 (96). kHalves does both parts twice
-// for the same columns: 84 cycles against 112.
+// published and measured costs of single instructions; this file as a whole has not been timed on
+// such a core:
+//   tile part    product 16 cycles; on other ports beside it: store 16, loads 8, zeroing
+//   vector part  16 registers of sums, each convert, multiply scales, FMA: 48 operations on two
+//                ports, 24 cycles; 32 with minimums, which are an FMA more
+// A tile product closes one of the two vector ports for a while afterwards, so the parts alternate:
+// 16 products in a row, then hundreds of vector operations. That makes 41 cycles (49 with minimums)
+// and what the closed port costs at each change; 53 were measured for phases a quarter as long.
+// VPDPBUSD, whose sums stay in registers, takes 88 (96). kHalves does both parts twice for the same
+// columns: 82 against 112.
 //
 // A tail of 1 to 15 tokens runs as 16 in the tile part: with fewer rows a product would take 10
 // cycles at best, and one configuration serves all. Its vector part does only what exists.
