@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { freemem } from 'node:os';
+import { KV_DTYPES, type KvDtype } from './types.js';
 
 export interface ServeConfig {
   model: string;
@@ -16,7 +17,7 @@ export interface ServeConfig {
   threads: number;
   isaLimit: string;
   kvMemoryBytes: number;
-  kvDtype: 'f16' | 'bf16';
+  kvDtype: KvDtype;
   blockSize: number;
   /** 0 is the model's own. */
   maxModelLen: number;
@@ -142,9 +143,9 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
   {
     name: 'kv-dtype',
     field: 'kvDtype',
-    kind: { type: 'choice', choices: ['f16', 'bf16'] },
+    kind: { type: 'choice', choices: KV_DTYPES },
     default: 'f16',
-    help: 'element type of the K/V cache',
+    help: 'numbers of the K/V cache: 16 bit, or 8 bit with a scale (half the memory)',
   },
   {
     name: 'block-size',

@@ -54,6 +54,10 @@ export interface SamplingParams {
   stopTokenIds: readonly number[];
 }
 
+/** Numbers of the K/V cache (native/kv/kv_dtype.h). */
+export const KV_DTYPES = ['f16', 'bf16', 'q8'] as const;
+export type KvDtype = (typeof KV_DTYPES)[number];
+
 /** The most likely token every time, and nothing asked for besides; maxTokens is the caller's to set. */
 export const GREEDY_SAMPLING: SamplingParams = {
   temperature: 0,

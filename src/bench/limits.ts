@@ -14,7 +14,11 @@ export interface MachineLimits {
 }
 
 const DTYPE_NAMES = Object.keys(DTYPES) as DTypeName[];
-const KV_ELEMENT_BYTES = 2; // f16 and bf16
+
+/** Bytes of one token's K or V of one head: 16-bit channels, or 8-bit ones and a scale. */
+function headBytes(kvDtype: string, headDim: number): number {
+  return kvDtype === 'q8' ? headDim + 4 : 2 * headDim;
+}
 
 /** Keys that the token at `position` attends to in a layer of `window` (0 = all). */
 function visibleKeys(position: number, window: number): number {
@@ -39,8 +43,8 @@ export function weightBytesRead(model: NativeModel, info: { weightBytes: number 
 }
 
 /** Bytes of keys and values that one sequence's step at `position` reads. */
-export function kvBytesRead({ config }: NativeModel, position: number): number {
-  const perKey = 2 * config.numKvHeads * config.headDim * KV_ELEMENT_BYTES;
+export function kvBytesRead({ config }: NativeModel, kvDtype: string, position: number): number {
+  const perKey = 2 * config.numKvHeads * headBytes(kvDtype, config.headDim);
   return config.layers.reduce((sum, { window }) => sum + visibleKeys(position, window) * perKey, 0);
 }
 
@@ -68,7 +72,7 @@ export function prefillOperations(
 export function secondsAtLimit(
   workload: Workload,
   model: NativeModel,
-  info: Pick<NativeEngineInfo, 'weightBytes'>,
+  info: Pick<NativeEngineInfo, 'weightBytes' | 'kvDtype'>,
   limits: MachineLimits,
 ): number | null {
   const { work, prompt, generate, depth, batch } = workload;
@@ -82,7 +86,7 @@ export function secondsAtLimit(
     if (!(limits.readBytesPerSecond > 0)) return null;
     const first = work === 'both' ? depth + prompt : depth;
     let bytes = generate * weightBytesRead(model, info);
-    for (let i = 0; i < generate; i++) bytes += batch * kvBytesRead(model, first + i);
+    for (let i = 0; i < generate; i++) bytes += batch * kvBytesRead(model, info.kvDtype, first + i);
     seconds += bytes / limits.readBytesPerSecond;
   }
   return seconds;

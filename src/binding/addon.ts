@@ -6,6 +6,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { EngineError } from '../errors.js';
+import type { KvDtype } from '../types.js';
 
 /** A tensor's bytes: a range of a file, or random values made in memory from a seed. */
 export interface NativeTensor {
@@ -61,7 +62,7 @@ export interface NativeEngineOptions {
   threads: number;
   isaLimit: string;
   kvMemoryBytes: number;
-  kvDtype: 'f16' | 'bf16';
+  kvDtype: KvDtype;
   blockSize: number;
   maxNumSeqs: number;
   maxNumBatchedTokens: number;

@@ -56,7 +56,7 @@ const MATRIX: ReadonlyArray<[keyof ServeConfig, string, unknown, string[]]> = [
   ['threads', '3', 3, ['-1', 'two']],
   ['isaLimit', 'avx2', 'avx2', ['sse', 'AVX2']],
   ['kvMemoryBytes', '1.5GiB', 1536 * MIB, ['1KiB', '-1', 'lots', '1PB', '10 GB', '1MiBs']],
-  ['kvDtype', 'bf16', 'bf16', ['f32', 'q8', 'fp8']],
+  ['kvDtype', 'q8', 'q8', ['f32', 'Q8', 'fp8']],
   ['blockSize', '64', 64, ['0', '16', '48', '4096']],
   ['maxModelLen', '4096', 4096, ['-5', '99999999999']],
   ['maxNumSeqs', '1', 1, ['0', '5000']],
@@ -134,8 +134,8 @@ t.test('messages name setting, expected and received', async (t) => {
     message:
       'LONGHAUL_KV_MEMORY: expected a size of at least 1MiB, such as 512MiB or 4GiB, received "lots"',
   });
-  t.throws(() => serveConfig({ kvDtype: 'q8' }, {}), {
-    message: '--kv-dtype: expected one of f16, bf16, received "q8"',
+  t.throws(() => serveConfig({ kvDtype: 'fp8' }, {}), {
+    message: '--kv-dtype: expected one of f16, bf16, q8, received "fp8"',
   });
 });
 

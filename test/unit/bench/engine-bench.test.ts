@@ -71,7 +71,9 @@ t.test('what a machine at its limits would need', async (t) => {
   // tiny: hidden 64, intermediate 128, 2 layers, 4 heads of 16, 2 kv heads, vocabulary 512, tied.
   const tiny = modelOf('tiny');
   const kvPerKey = 2 * 2 * 16 * 2 * 2; // K and V, kv heads, elements, bytes, layers
-  t.equal(kvBytesRead(tiny, 9), 10 * kvPerKey);
+  t.equal(kvBytesRead(tiny, 'f16', 9), 10 * kvPerKey);
+  // 8-bit channels and a scale of 4 bytes for each token, head, and K or V
+  t.equal(kvBytesRead(tiny, 'q8', 9), 10 * 2 * 2 * (16 + 4) * 2);
   const layer = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128;
   const products = 2 * 2 * layer;
   const attention = 2 * 4 * 4 * 16; // layers, a multiply and add for K and for V, heads, elements
@@ -82,7 +84,7 @@ t.test('what a machine at its limits would need', async (t) => {
   const table = (512 * 64 * 34) / 32;
   t.equal(weightBytesRead(untied, { weightBytes: table + 1000 }), 1000);
 
-  const info = { weightBytes: 1_000_000 };
+  const info = { weightBytes: 1_000_000, kvDtype: 'f16' };
   const limits = { readBytesPerSecond: 1e6, operationsPerSecond: 1e6 };
   const row: Workload = { work: 'decode', prompt: 3, generate: 2, depth: 5, batch: 4 };
   const at = (first: number): number => (2e6 + 4 * (2 * first + 3) * kvPerKey) / 1e6;

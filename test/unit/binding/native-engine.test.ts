@@ -225,9 +225,9 @@ t.test('models and options are checked before anything is loaded', async (t) => 
     ],
     [
       model,
-      { ...TINY_OPTIONS, kvDtype: 'q8' },
+      { ...TINY_OPTIONS, kvDtype: 'fp8' as 'q8' },
       'ERR_UNSUPPORTED',
-      /kvDtype: expected f16 or bf16, found "q8"/,
+      /kvDtype: expected f16, bf16 or q8, found "fp8"/,
     ],
     [model, { ...TINY_OPTIONS, backend: 'cuda' }, 'ERR_UNSUPPORTED', /backend/],
     [model, { ...TINY_OPTIONS, isaLimit: 'mmx' }, 'ERR_INVALID_REQUEST', /mmx/],
