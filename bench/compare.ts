@@ -330,7 +330,13 @@ async function main(): Promise<void> {
   if (flags.save) appendFileSync(join(packageRoot(), 'bench', 'README.md'), result.block);
 }
 
+/** Ends through `exit`, at which servers under test are ended too. */
+function endOnSignals(): void {
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(1));
+}
+
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  endOnSignals();
   try {
     await main();
   } catch (error) {

@@ -98,7 +98,7 @@ async function vllm(options: ServerOptions, python: string): Promise<ServerSpec>
     config: 'bf16',
     command: python,
     args: (port) => [
-      ...['-B', join(scripts, 'vllm_env.py'), `${threads}`, '4', 'serve', folder],
+      ...['-B', join(scripts, 'vllm_env.py'), `${threads}`, '4', '--model', folder],
       ...['--host', HOST, '--port', `${port}`, '--dtype', 'bfloat16'],
     ],
     readyPath: '/health',

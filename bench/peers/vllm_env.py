@@ -47,6 +47,9 @@ def run_with(variables):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
 
 
-if __name__ == "__main__":  # python vllm_env.py THREADS GIB ARGUMENTS...: `vllm ARGUMENTS...`
+# The server itself, not the `vllm` command: that one stops where the package has another name.
+SERVER = "vllm.entrypoints.openai.api_server"
+
+if __name__ == "__main__":  # python vllm_env.py THREADS GIB ARGUMENTS...: as `vllm serve ARGUMENTS...`
     os.environ.update(environment(int(sys.argv[1]), int(sys.argv[2])))
-    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *sys.argv[3:]])
+    os.execv(sys.executable, [sys.executable, "-m", SERVER, *sys.argv[3:]])
