@@ -150,12 +150,17 @@ class Unit {
       blocks_[i - first_in_slice] =
           layer_.store.keys(id, layer_.params.layer_in_block, kv_head_);
     }
+    std::fill(next_blocks_, next_blocks_ + kSliceBlocksMax, nullptr);
+    if (slice + 1 >= item_.slice_end) return;
+    // Only to be prefetched, so any block that exists will do.
     const int32_t next = (slice + 1) * kSliceTokens / layout.block_size;
-    const bool has_next = slice + 1 < item_.slice_end && next < sequence_.num_blocks &&
-                          layer_.store.contains(sequence_.block_table[next]);
-    next_keys_ = has_next ? layer_.store.keys(sequence_.block_table[next],
-                                              layer_.params.layer_in_block, kv_head_)
-                          : nullptr;
+    const int32_t next_end =
+        std::min(next + kSliceTokens / layout.block_size, sequence_.num_blocks);
+    for (int32_t i = next; i < next_end; ++i) {
+      const int32_t id = sequence_.block_table[i];
+      if (!layer_.store.contains(id)) break;
+      next_blocks_[i - next] = layer_.store.keys(id, layer_.params.layer_in_block, kv_head_);
+    }
   }
 
   void run_bundle(int32_t bundle, int32_t slice) {
@@ -186,7 +191,7 @@ class Unit {
     args.last = last;
     args.blocks = blocks_;
     args.values_offset = layer_.store.values_offset();
-    args.next_keys = next_keys_;
+    args.next_blocks = next_blocks_;
     args.block_size = layer_.store.layout().block_size;
     args.head_dim = layer_.head_dim;
     args.dtype = layer_.store.layout().dtype;
@@ -236,7 +241,7 @@ class Unit {
   int32_t* q8_sums_;    // [num_queries]
   uint8_t* weights8_;   // [kQueryRowsMax][kSliceKeys]
   const std::byte* blocks_[kSliceBlocksMax] = {};
-  const std::byte* next_keys_ = nullptr;
+  const std::byte* next_blocks_[kSliceBlocksMax] = {};
 };
 
 // An upper bound: masked keys count as well.

@@ -54,7 +54,8 @@ struct AttentionSliceArgs {
   // blocks without a visible key. V begins values_offset bytes later.
   const std::byte* const* blocks = nullptr;
   int64_t values_offset = 0;
-  const std::byte* next_keys = nullptr;  // K of the next slice's first block, to prefetch; or null
+  // K in blocks of the next slice, to prefetch; null after the last.
+  const std::byte* const* next_blocks = nullptr;  // [kSliceBlocksMax]
   int32_t block_size = 0;
   int32_t head_dim = 0;
   KvDType dtype = KvDType::kF16;

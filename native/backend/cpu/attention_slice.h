@@ -33,32 +33,34 @@ static inline Spans spans_of(const AttentionSliceArgs& args) {
   return spans;
 }
 
-// The order in which a call reads memory: K of its blocks, V of its blocks, K of the first block
-// of the next slice. Blocks lie anywhere, so the hardware cannot guess it: while one piece is
-// read, the piece kAhead later is asked for, unit by unit. Two pieces (8 KB at head_dim 64) take a
-// few hundred ns of work, somewhat more than memory takes to answer.
+// The order in which a call reads memory: K of its blocks, V of its blocks, K of the next slice's
+// blocks. Blocks lie anywhere, so the hardware cannot guess it: while one piece is read, the one
+// kAheadBytes later is asked for, unit by unit. Nearer ones have not arrived when they are needed,
+// farther ones wait for each other (2 to 32 KB tried).
 struct ReadOrder {
-  static constexpr int kAhead = 2;
-  const std::byte* pieces[2 * kSliceBlocksMax + 1];
+  static constexpr int kAheadBytes = 16384;
+  const std::byte* pieces[3 * kSliceBlocksMax];
   int count = 0;
+  int pieces_ahead = 1;
   int first_block = 0;  // of the slice, that pieces[0] belongs to
   int first_value = 0;  // index of the first piece of V
 
   void add(const std::byte* piece) { pieces[count++] = piece; }
   // Bytes from a unit of piece i to the one to ask for.
   ptrdiff_t ahead(int i) const {
-    return i + kAhead < count ? pieces[i + kAhead] - pieces[i] : 0;
+    return i + pieces_ahead < count ? pieces[i + pieces_ahead] - pieces[i] : 0;
   }
 };
 
 static inline ReadOrder read_order(const AttentionSliceArgs& args, int first, int last) {
   ReadOrder order;
   const int begin = first / args.block_size, end = (last - 1) / args.block_size;
+  order.pieces_ahead = max_of(1, static_cast<int>(ReadOrder::kAheadBytes / args.values_offset));
   order.first_block = begin;
   order.first_value = end - begin + 1;
   for (int b = begin; b <= end; ++b) order.add(args.blocks[b]);
   for (int b = begin; b <= end; ++b) order.add(args.blocks[b] + args.values_offset);
-  if (args.next_keys) order.add(args.next_keys);
+  for (int b = 0; b < kSliceBlocksMax && args.next_blocks[b]; ++b) order.add(args.next_blocks[b]);
   return order;
 }
 
