@@ -31,10 +31,6 @@ struct alignas(64) ExpandedChunk {
 // Activations below this count as zero: 127 / max must stay finite.
 constexpr float kQuantTiny = 0x1p-100f;
 
-// Up to this many tokens weights are unpacked in registers, for four tokens a pass, which then is
-// no slower than expanding them first (measured) and keeps runs of neighboring strips together.
-constexpr int kPackedTokensMax = 12;
-
 // Tokens of one AMX tile.
 constexpr int kRowTile = 16;
 
@@ -76,7 +72,9 @@ struct MatmulKernels {
   // The epilogue: acc [tokens][kStripRows] to y.
   void (*finish)(const Strip& strip, const float* acc, int tokens, const OutputParams& out);
 
-  int packed_tokens_max = kPackedTokensMax;
+  // Up to this many tokens workers take runs of neighboring strips, and `multiply_packed` where
+  // there is one.
+  int packed_tokens_max = 12;
 
   // State of the thread that `multiply` needs, once around many calls; null where it needs none.
   void (*enter)() = nullptr;
