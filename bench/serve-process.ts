@@ -61,7 +61,8 @@ function untilListening(child: ChildProcess): Promise<{ model: LogLine; listenin
     };
     const timer = setTimeout(() => fail('did not listen in time'), START_TIMEOUT_MS);
     child.once('error', (error) => fail(`could not be started: ${error.message}`));
-    child.once('exit', (code) => fail(`ended before it listened (code ${code})`));
+    // 'close' comes when all output has been read, 'exit' may come before.
+    child.once('close', (code) => fail(`ended before it listened (code ${code})`));
     createInterface({ input: child.stderr! }).on('line', (text) => output.push(text));
     createInterface({ input: child.stdout! }).on('line', (text) => {
       output.push(text);
@@ -69,7 +70,7 @@ function untilListening(child: ChildProcess): Promise<{ model: LogLine; listenin
       if (line.event === 'model') model = line;
       if (line.event !== 'listening') return;
       clearTimeout(timer);
-      child.removeAllListeners('exit');
+      child.removeAllListeners('close');
       resolve({ model, listening: line });
     });
   });
