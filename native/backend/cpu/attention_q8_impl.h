@@ -95,10 +95,27 @@ static void score_slice8(const AttentionSliceArgs& args, const ReadOrder& order,
   }
 }
 
+// Scales of the slice's values, 32 tokens each (which no block is shorter than).
+struct ValueScales {
+  static constexpr int kTokens = 32;
+  const float* runs[kSliceKeys / kTokens];
+
+  ValueScales(const AttentionSliceArgs& args, const Spans& spans) {
+    const int block_size = args.block_size;
+    for (int b = spans.any_first / block_size; b <= (spans.any_last - 1) / block_size; ++b) {
+      const float* scales = scales_of(args, args.blocks[b] + args.values_offset);
+      for (int t = 0; t < block_size; t += kTokens) {
+        runs[(b * block_size + t) / kTokens] = scales + t;
+      }
+    }
+  }
+  const float* of(int token) const { return runs[token / kTokens] + token % kTokens; }
+};
+
 // Turns the scores of one row into 8-bit weights of the keys [any_first, any_last), zero where the
 // row does not see them, and the scales of their weight blocks; returns m and l.
-static inline void weigh_row(const AttentionSliceArgs& args, const Spans& spans, int row,
-                             float* block_scales) {
+static inline void weigh_row(const AttentionSliceArgs& args, const Spans& spans,
+                             const ValueScales& value_scales, int row, float* block_scales) {
   using L = Lanes;
   constexpr int kSums = LaneSums::kSums;
   float* scores = args.scores + row * kSliceKeys;
@@ -108,35 +125,48 @@ static inline void weigh_row(const AttentionSliceArgs& args, const Spans& spans,
   const float m = first < last ? max_score(scores, first, last) : 0.0f;
   const L::F shift = L::broadcast(m);
   LaneSums sums;
+  // Whole tiles that the row sees some key of; the others weigh nothing.
+  const auto seen_begin = [&](int block) {
+    return max_of(first, block * kWeightBlock) / kTile * kTile;
+  };
+  const auto seen_end = [&](int block) {
+    return min_of((last + kTile - 1) / kTile * kTile, (block + 1) * kWeightBlock);
+  };
+  L::F largest[kWeightBlocks];
   for (int block = begin; block <= end; ++block) {
-    L::F largest = L::zero();
-    const int block_begin = block * kWeightBlock, block_end = block_begin + kWeightBlock;
-    // Whole tiles that the row sees some key of; the others weigh nothing.
-    const int seen_begin = max_of(first, block_begin) / kTile * kTile;
-    const int seen_end = min_of((last + kTile - 1) / kTile * kTile, block_end);
-    for (int tile = seen_begin; tile < seen_end; tile += kTile) {
-      const float* value_scales = scales_of(
-          args, args.blocks[tile / args.block_size] + args.values_offset);
-      value_scales += tile % args.block_size;
+    L::F max = L::zero();
+    for (int tile = seen_begin(block); tile < seen_end(block); tile += kTile) {
+      const float* scales = value_scales.of(tile);
 #pragma GCC unroll 4
       for (int i = 0; i < kSums; ++i) {
         const int t = tile + i * L::kWidth;
         L::F p = exp2_lanes(L::sub(L::load(scores + t), shift));
-        L::F weight = L::mul(p, L::load(value_scales + i * L::kWidth));
+        L::F weight = L::mul(p, L::load(scales + i * L::kWidth));
         if (t < first || t + L::kWidth > last) {
           p = L::keep(p, L::zero(), first - t, last - t);
           weight = L::keep(weight, L::zero(), first - t, last - t);
         }
         sums.sums[i] = L::add(sums.sums[i], p);
-        largest = L::max(weight, largest);
+        max = L::max(weight, max);
         L::store(scores + t, weight);
       }
     }
-    const float max = ByteLanes::largest(largest);
+    largest[block] = max;
+  }
+  // In a loop of their own, the chains of the blocks run beside each other.
+  float inverses[kWeightBlocks];
+  for (int block = begin; block <= end; ++block) {
+    const float max = ByteLanes::largest(largest[block]);
     block_scales[block] = max * (1.0f / 255.0f);
-    const L::F inverse = L::broadcast(max > kWeightTiny ? 255.0f / max : 0.0f);
-    for (int t = block_begin; t < block_end; t += L::kWidth) {
-      const bool seen = t >= seen_begin && t < seen_end;
+    inverses[block] = max > kWeightTiny ? 255.0f / max : 0.0f;
+  }
+  for (int block = begin; block <= end; ++block) {
+    const L::F inverse = L::broadcast(inverses[block]);
+    const int from = seen_begin(block), to = seen_end(block);
+#pragma GCC unroll 4
+    for (int i = 0; i < kWeightBlock; i += L::kWidth) {
+      const int t = block * kWeightBlock + i;
+      const bool seen = t >= from && t < to;
       ByteLanes::store_rounded(weights + t,
                                seen ? L::mul(L::load(scores + t), inverse) : L::zero());
     }
@@ -225,13 +255,14 @@ static void run_slice8(const AttentionSliceArgs& args) {
   if (spans.any_first >= spans.any_last) return;
   const ReadOrder order = read_order(args, spans.any_first, spans.any_last);
   score_slice8<R>(args, order, spans.any_first, spans.any_last);
+  const ValueScales value_scales(args, spans);
   float block_scales[R][kWeightBlocks];
   float* o[R];
   for (int r = 0; r < R; ++r) {
     if (args.softcap > 0.0f && args.first[r] < args.last[r]) {
       cap_row(args.scores + r * kSliceKeys, args.first[r], args.last[r], args.softcap);
     }
-    weigh_row(args, spans, r, block_scales[r]);
+    weigh_row(args, spans, value_scales, r, block_scales[r]);
     // Rows that see nothing add nothing, to scores that are no longer needed.
     o[r] = args.first[r] < args.last[r] ? args.partials[r] : args.scores + r * kSliceKeys;
     for (int c = 0; c < args.head_dim; ++c) o[r][c] = 0.0f;
