@@ -11,6 +11,7 @@ import {
 import {
   type AnswerHead,
   type AnswerUpdate,
+  ChunkFrame,
   type Json,
   type ResponseShape,
   usageJson,
@@ -37,7 +38,8 @@ interface CollectedChoice {
 
 export class ChatShape implements ResponseShape {
   readonly #options: ChatShapeOptions;
-  readonly #begun = new Set<Choice>();
+  /** Choices whose role has been sent, and the frame of their plain chunks once one was due. */
+  readonly #begun = new Map<Choice, ChunkFrame | null>();
   readonly #collected = new Map<Choice, CollectedChoice>();
   #promptLogprobs: PromptLogprobs | null = null;
 
@@ -48,7 +50,7 @@ export class ChatShape implements ResponseShape {
   chunks(choice: Choice, update: AnswerUpdate): Json[] {
     const chunks: Json[] = [];
     if (!this.#begun.has(choice)) {
-      this.#begun.add(choice);
+      this.#begun.set(choice, null);
       chunks.push(
         this.#chunk(
           choice,
@@ -72,6 +74,19 @@ export class ChatShape implements ResponseShape {
       chunks.push(this.#chunk(choice, {}, update.reason, { stop_reason: update.stopReason }));
     }
     return chunks;
+  }
+
+  plainChunk(choice: Choice, update: AnswerUpdate): string | null {
+    const { numLogprobs, returnTokenIds } = this.#options;
+    if (update.type !== 'delta' || numLogprobs >= 0 || returnTokenIds) return null;
+    let frame = this.#begun.get(choice);
+    if (frame === undefined) return null;
+    if (update.text === '') return '';
+    if (frame === null) {
+      frame = new ChunkFrame((content) => this.#chunk(choice, { content }, null));
+      this.#begun.set(choice, frame);
+    }
+    return frame.render(update.text);
   }
 
   usageChunk(usage: RequestUsage): Json {

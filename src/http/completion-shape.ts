@@ -14,6 +14,7 @@ import {
 import {
   type AnswerHead,
   type AnswerUpdate,
+  ChunkFrame,
   type Json,
   type ResponseShape,
   usageJson,
@@ -42,6 +43,8 @@ interface ChoiceState {
   writer: CompletionLogprobsWriter;
   promptEntries: ReadonlyArray<TokenWithLogprobs | null>;
   begun: boolean;
+  /** Of plain chunks; made when the first one is due. */
+  frame: ChunkFrame | null;
   /** Collected answers only. */
   pieces: Piece[];
   promptLogprobs: PromptLogprobs | null;
@@ -76,6 +79,18 @@ export class CompletionShape implements ResponseShape {
       firstChoice.prompt_token_ids = Array.from(choice.prompt.tokens);
     }
     return chunks;
+  }
+
+  plainChunk(choice: Choice, update: AnswerUpdate): string | null {
+    const { numLogprobs, returnTokenIds } = this.#options;
+    if (update.type !== 'delta' || numLogprobs >= 0 || returnTokenIds) return null;
+    const state = this.#state(choice);
+    if (!state.begun) return null;
+    if (update.text === '') return '';
+    state.frame ??= new ChunkFrame((text) =>
+      this.#chunk(choice, { text, logprobs: null, tokenIds: [] }),
+    );
+    return state.frame.render(update.text);
   }
 
   usageChunk(usage: RequestUsage): Json {
@@ -165,6 +180,7 @@ export class CompletionShape implements ResponseShape {
         writer: new CompletionLogprobsWriter(this.#options.numLogprobs, this.#options.spelling),
         promptEntries: [],
         begun: false,
+        frame: null,
         pieces: [],
         promptLogprobs: null,
         finishReason: null,

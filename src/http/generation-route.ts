@@ -76,16 +76,24 @@ export function beginGeneration(
   );
 }
 
-/** Runs a generation as stream chunks, usage last where asked for. Throws what ended it early. */
+/**
+ * Runs a generation as stream chunks, usage last where asked for. With `sendText`, chunks that
+ * differ from the one before in their text only come as JSON text. Throws what ended it early.
+ */
 export async function runAsChunks(
   task: GenerationTask,
   generation: Generation,
   send: (chunk: Json) => Promise<void> | undefined,
+  sendText?: (json: string) => Promise<void> | undefined,
 ): Promise<void> {
   await generation.run((choice, update) => {
-    if (update.type !== 'progress') return sendAll(task.shape.chunks(choice, update), send);
-    if (!task.includeProgress) return undefined;
-    return send(progressJson(update.computed, update.total));
+    if (update.type === 'progress') {
+      if (!task.includeProgress) return undefined;
+      return send(progressJson(update.computed, update.total));
+    }
+    const text = sendText === undefined ? null : task.shape.plainChunk(choice, update);
+    if (text === null) return sendAll(task.shape.chunks(choice, update), send);
+    return text === '' ? undefined : sendText!(text);
   });
   if (task.includeUsage) await send(task.shape.usageChunk(generation.usage));
 }
@@ -116,7 +124,8 @@ async function answerStream(
 ): Promise<void> {
   const stream = new EventStream(reply, context.config.heartbeatMs);
   try {
-    await runAsChunks(task, generation, (chunk) => stream.send(chunk));
+    const send = (data: Json | string): Promise<void> | undefined => stream.send(data);
+    await runAsChunks(task, generation, send, send);
     countChoices(context, generation);
     await stream.send('[DONE]');
   } catch (thrown) {

@@ -35,10 +35,10 @@ export class EventStream {
   }
 
   /**
-   * Undefined where the client can take more at once, as it nearly always can: streams are many and
+   * An event of this data; a text goes as it is. Undefined where the client can take more at once, as it nearly always can: streams are many and
    * tokens frequent. Otherwise resolves after a drain, or when the client has gone.
    */
-  send(data: object | '[DONE]'): Promise<void> | undefined {
+  send(data: object | string): Promise<void> | undefined {
     this.#write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`);
     this.#heartbeat.refresh();
     return this.#drained ?? undefined;
