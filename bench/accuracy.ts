@@ -3,7 +3,7 @@
  * windows, in the layout of test/golden/reference/accuracy.py, which then compares them with the
  * fp32 reference:
  *
- *   node dist/bench/accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16] [--name NAME]
+ *   node dist/bench/accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16|q8] [--name NAME]
  *
  * FOLDER holds windows.json and receives NAME.f32 (longhaul.f32). Talks to the addon directly:
  * HTTP would turn 4096 × 262,144 numbers into text.
@@ -19,7 +19,7 @@ import {
   StepPlanEncoder,
 } from '../src/engine/step-plan.js';
 import { loadModel } from '../src/models/load-model.js';
-import type { SamplingParams } from '../src/types.js';
+import { KV_DTYPES, type SamplingParams } from '../src/types.js';
 
 const BLOCK_SIZE = 32;
 /** Rows of one step: with 262,144 ids each they make a result of 64 MiB. */
@@ -132,10 +132,10 @@ async function main(): Promise<void> {
     },
   });
   const [model, folder] = positionals;
-  const kvDtype = values['kv-dtype'];
-  if (model === undefined || folder === undefined || (kvDtype !== 'f16' && kvDtype !== 'bf16')) {
+  const kvDtype = KV_DTYPES.find((name) => name === values['kv-dtype']);
+  if (model === undefined || folder === undefined || kvDtype === undefined) {
     throw new Error(
-      'usage: accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16] [--name NAME]',
+      'usage: accuracy.js MODEL FOLDER [--threads N] [--kv-dtype f16|bf16|q8] [--name NAME]',
     );
   }
   const windows = JSON.parse(readFileSync(join(folder, 'windows.json'), 'utf8')) as number[][];

@@ -41,7 +41,7 @@ constexpr int32_t kLayer = 1;
 
 std::vector<Isa> isas() {
   std::vector<Isa> list;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
     if (isa <= cpu::machine_isa()) list.push_back(isa);
   }
   return list;

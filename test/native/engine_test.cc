@@ -77,16 +77,20 @@ void run_together(Harness& harness, std::vector<Client>& clients) {
 
 LH_TEST(chunks_change_no_bit) {
   for (const char* family : kFamilies) {
-    const TinyModel model = tiny_model(family);
-    const std::vector<int32_t> prompt = make_prompt(130, 3, model.config.vocab_size);
-    const Generated whole = alone(model, prompt, greedy(130));
-    EXPECT_EQ(whole.tokens.size(), size_t{kCount});
-    EXPECT_EQ(whole.prompt.size(), size_t{129});
-    for (const std::vector<int32_t>& chunks :
-         std::vector<std::vector<int32_t>>{{1}, {31, 1, 33}, {64}, {129, 1}, {7}}) {
-      const Generated cut = alone(model, prompt, greedy(130), chunks);
-      EXPECT_TRUE(same_bits(whole.tokens, cut.tokens));
-      EXPECT_TRUE(same_bits(whole.prompt, cut.prompt));
+    for (const KvDType kv_dtype : {KvDType::kF16, KvDType::kQ8}) {
+      EngineOptions options = tiny_options();
+      options.kv_dtype = kv_dtype;
+      const TinyModel model = tiny_model(family);
+      const std::vector<int32_t> prompt = make_prompt(130, 3, model.config.vocab_size);
+      const Generated whole = alone(model, prompt, greedy(130), {600}, options);
+      EXPECT_EQ(whole.tokens.size(), size_t{kCount});
+      EXPECT_EQ(whole.prompt.size(), size_t{129});
+      for (const std::vector<int32_t>& chunks :
+           std::vector<std::vector<int32_t>>{{1}, {31, 1, 33}, {64}, {129, 1}, {7}}) {
+        const Generated cut = alone(model, prompt, greedy(130), chunks, options);
+        EXPECT_TRUE(same_bits(whole.tokens, cut.tokens));
+        EXPECT_TRUE(same_bits(whole.prompt, cut.prompt));
+      }
     }
   }
 }
@@ -108,12 +112,16 @@ LH_TEST(company_changes_no_bit) {
 LH_TEST(threads_and_instruction_sets_change_no_bit) {
   const TinyModel model = tiny_model("gemma3");
   const std::vector<int32_t> prompt = make_prompt(90, 3, model.config.vocab_size);
-  const Generated expected = alone(model, prompt, greedy(90));
-  EngineOptions options = tiny_options();
-  options.threads = 2;
-  EXPECT_TRUE(same_bits(expected.tokens, alone(model, prompt, greedy(90), {600}, options).tokens));
-  options.isa_limit = "scalar";
-  EXPECT_TRUE(same_bits(expected.tokens, alone(model, prompt, greedy(90), {600}, options).tokens));
+  for (const KvDType kv_dtype : {KvDType::kF16, KvDType::kQ8}) {
+    EngineOptions options = tiny_options();
+    options.kv_dtype = kv_dtype;
+    const auto tokens = [&] { return alone(model, prompt, greedy(90), {600}, options).tokens; };
+    const std::vector<ResultToken> expected = tokens();
+    options.threads = 2;
+    EXPECT_TRUE(same_bits(expected, tokens()));
+    options.isa_limit = "scalar";
+    EXPECT_TRUE(same_bits(expected, tokens()));
+  }
 }
 
 LH_TEST(shared_prefix_blocks_serve_two_sequences) {

@@ -33,6 +33,7 @@ inline double round_to(double value, int digits) {
   return std::ldexp(std::nearbyint(std::ldexp(value, digits - exponent)), exponent - digits);
 }
 inline double round_to_cache(double value, longhaul::KvDType dtype) {
+  if (dtype == longhaul::KvDType::kQ8) return value;  // left to the tolerance
   if (dtype == longhaul::KvDType::kBF16) return round_to(value, 8);
   return std::fabs(value) < 0x1p-14 ? std::ldexp(std::nearbyint(std::ldexp(value, 24)), -24)
                                     : round_to(value, 11);

@@ -1,7 +1,8 @@
 """How far an engine's logits lie from transformers in fp32 on the same dequantized weights.
 
     accuracy.py reference MODEL.gguf FOLDER   writes FOLDER/windows.json, reference.f32
-    accuracy.py llama     MODEL.gguf FOLDER   writes llama.f32 with llama.cpp, f16 KV cache
+    accuracy.py llama     MODEL.gguf FOLDER [q8_0]   writes llama.f32 with llama.cpp, f16 KV
+                                              cache; llama-q8_0.f32 with one of that type
     accuracy.py compare   FOLDER NAME...      prints the table, one line a NAME.f32
 
 A .f32 file holds [windows * 512, vocab_size] little-endian floats: logits, or log-probabilities;
@@ -43,13 +44,14 @@ def reference(model_path, folder):
     write_rows(folder / "reference.f32", blocks())
 
 
-def llama(model_path, folder):
+def llama(model_path, folder, kv_type=None):
+    import llama_cpp
     from llama_cpp import Llama
 
     windows = load_or_make_windows(model_path, folder)
     engine = Llama(
         str(model_path), n_ctx=512, n_batch=512, logits_all=True, n_threads=LLAMA_THREADS,
-        n_threads_batch=LLAMA_THREADS, verbose=False,
+        n_threads_batch=LLAMA_THREADS, verbose=False, **kv_settings(llama_cpp, kv_type),
     )
 
     def blocks():
@@ -58,7 +60,15 @@ def llama(model_path, folder):
             engine.eval(window)
             yield engine.scores[: len(window)]
 
-    write_rows(folder / "llama.f32", blocks())
+    write_rows(folder / ("llama.f32" if kv_type is None else f"llama-{kv_type}.f32"), blocks())
+
+
+def kv_settings(llama_cpp, kv_type):
+    """llama.cpp's default cache (f16), or both K and V in a GGML type such as q8_0."""
+    if kv_type is None:
+        return {}
+    ggml_type = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
+    return {"type_k": ggml_type, "type_v": ggml_type, "flash_attn": True}
 
 
 def compare_rows(expected, actual):
@@ -95,7 +105,8 @@ def main():
     if command == "compare":
         compare(Path(arguments[0]), arguments[1:])
     else:
-        {"reference": reference, "llama": llama}[command](Path(arguments[0]), Path(arguments[1]))
+        model_path, folder, *settings = arguments
+        {"reference": reference, "llama": llama}[command](Path(model_path), Path(folder), *settings)
 
 
 if __name__ == "__main__":
