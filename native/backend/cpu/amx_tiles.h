@@ -65,6 +65,22 @@ __attribute__((always_inline)) inline void multiply_tiles_s8() {
   __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kLeft), "i"(kRight));
 }
 
+// The same of signed by unsigned bytes, and of unsigned by signed ones.
+template <int kSums, int kLeft, int kRight>
+__attribute__((always_inline)) inline void multiply_tiles_s8_u8() {
+  static_assert(kSums >= 0 && kSums < kTileCount);
+  static_assert(kLeft >= 0 && kLeft < kTileCount && kRight >= 0 && kRight < kTileCount);
+  static_assert(kSums != kLeft && kSums != kRight && kLeft != kRight);
+  __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kLeft), "i"(kRight));
+}
+template <int kSums, int kLeft, int kRight>
+__attribute__((always_inline)) inline void multiply_tiles_u8_s8() {
+  static_assert(kSums >= 0 && kSums < kTileCount);
+  static_assert(kLeft >= 0 && kLeft < kTileCount && kRight >= 0 && kRight < kTileCount);
+  static_assert(kSums != kLeft && kSums != kRight && kLeft != kRight);
+  __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kLeft), "i"(kRight));
+}
+
 // The same over pairs: sums[m][n] += left[m][2 k + i] * right[k][2 n + i]; bf16 operands, f32 sums.
 // Even and odd products form two chains of fused operations, denormals count as zero.
 template <int kSums, int kLeft, int kRight>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 
 #include "backend/cpu/attention_kernels.h"
@@ -16,10 +17,12 @@ static_assert(kSliceKeys == kSliceTokens);
 // the workers takes.
 constexpr int64_t kInlineProducts = 1 << 18;
 constexpr double kLog2E = 1.4426950408889634;
+constexpr int64_t kLineFloats = 16;  // of a cache line
 
 const AttentionKernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return attention_kernels_avx512();
+  if (isa == Isa::kAmx) return attention_kernels_amx();
+  if (isa == Isa::kAvx512) return attention_kernels_avx512();
   if (isa == Isa::kAvx2) return attention_kernels_avx2();
 #endif
   (void)isa;
@@ -40,6 +43,7 @@ struct Layer {
   float softcap;          // in powers of two; 0 = none
 
   bool q8() const { return store.layout().dtype == KvDType::kQ8; }
+  int32_t query_rows() const { return q8() ? kernels.query_rows8 : kernels.query_rows; }
 
   float* partial(int64_t index, int64_t head) const {
     return partials + (index * params.num_heads + head) * partial_floats;
@@ -56,19 +60,22 @@ class Unit {
         sequence_(layer.params.work->sequences[static_cast<size_t>(item.sequence)]),
         kv_head_(kv_head),
         num_queries_(item.num_rows * layer.group) {
-    num_bundles_ = (num_queries_ + layer.kernels.query_rows - 1) / layer.kernels.query_rows;
-    q_ = scratch;
-    folded_ = q_ + int64_t{num_queries_} * layer.head_dim;
+    num_bundles_ = (num_queries_ + layer.query_rows() - 1) / layer.query_rows();
+    // What kernels read and write in cache lines comes first, in whole lines.
+    void* begin = scratch;
+    size_t space = kLineFloats * 2 * sizeof(float);
+    q_ = static_cast<float*>(std::align(kLineFloats * sizeof(float), 1, begin, space));
+    scores_ = q_ + int64_t{num_queries_} * layer.head_dim;
+    weights8_ = reinterpret_cast<uint8_t*>(scores_ + int64_t{kQueryRowsMax} * kSliceKeys);
+    folded_ = scores_ + int64_t{kQueryRowsMax} * (kSliceKeys + kSliceKeys / 4);
     fresh_ = folded_ + int64_t{num_queries_} * layer.partial_floats;
-    scores_ = fresh_ + int64_t{kQueryRowsMax} * layer.partial_floats;
-    q8_scales_ = scores_ + int64_t{kQueryRowsMax} * kSliceKeys;
+    q8_scales_ = fresh_ + int64_t{kQueryRowsMax} * layer.partial_floats;
     q8_sums_ = reinterpret_cast<int32_t*>(q8_scales_ + num_queries_);
-    weights8_ = reinterpret_cast<uint8_t*>(q8_sums_ + num_queries_);
   }
 
   static int64_t scratch_floats(const Layer& layer, int32_t num_rows) {
     const int64_t queries = int64_t{num_rows} * layer.group;
-    return queries * (layer.head_dim + layer.partial_floats + 2) +
+    return kLineFloats + queries * (layer.head_dim + layer.partial_floats + 2) +
            int64_t{kQueryRowsMax} * (layer.partial_floats + kSliceKeys + kSliceKeys / 4);
   }
 
@@ -233,13 +240,13 @@ class Unit {
   int32_t kv_head_;
   int32_t num_queries_;
   int32_t num_bundles_;
-  float* q_;         // packed queries of all bundles
-  float* folded_;    // [num_queries][head_dim + 2] partials so far
-  float* fresh_;     // [kQueryRowsMax][head_dim + 2] partials of the current slice
-  float* scores_;    // [kQueryRowsMax][kSliceKeys]
+  float* q_;            // packed queries of all bundles
+  float* scores_;       // [kQueryRowsMax][kSliceKeys]
+  uint8_t* weights8_;   // [kQueryRowsMax][kSliceKeys]
+  float* folded_;       // [num_queries][head_dim + 2] partials so far
+  float* fresh_;        // [kQueryRowsMax][head_dim + 2] partials of the current slice
   float* q8_scales_;    // [num_queries]
   int32_t* q8_sums_;    // [num_queries]
-  uint8_t* weights8_;   // [kQueryRowsMax][kSliceKeys]
   const std::byte* blocks_[kSliceBlocksMax] = {};
   const std::byte* next_blocks_[kSliceBlocksMax] = {};
 };
@@ -308,10 +315,20 @@ void attention_layer(const AttentionLayerParams& params, const KvStore& store, I
   };
   const int64_t num_units = static_cast<int64_t>(work.items.size()) * num_kv_heads;
   const bool alone = num_units == 1 || num_products(layer) < kInlineProducts;
+  const bool stateful = layer.q8() && layer.kernels.enter != nullptr &&
+                        rows_max * layer.group >= kTileQueryRowsMin;
+  const auto enter = [&] {
+    if (stateful) layer.kernels.enter(layer.head_dim);
+  };
+  const auto leave = [&] {
+    if (stateful) layer.kernels.leave();
+  };
   if (alone) {
+    enter();
     for (int64_t i = 0; i < num_units; ++i) run_unit(i, 0);
+    leave();
   } else {
-    pool.for_dynamic(num_units, run_unit);
+    pool.for_dynamic(num_units, run_unit, enter, leave);
   }
 
   if (work.combines.empty()) return;

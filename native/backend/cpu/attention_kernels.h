@@ -36,12 +36,13 @@ namespace longhaul::cpu {
 
 constexpr int32_t kSliceKeys = 512;        // kSliceTokens of attention_work.h
 constexpr int32_t kSliceBlocksMax = 16;    // of at least 32 tokens
-constexpr int32_t kQueryRowsMax = 12;      // most query rows any table takes at once
+constexpr int32_t kQueryRowsMax = 16;      // most query rows any table takes at once
+constexpr int32_t kTileQueryRowsMin = 6;   // fewer are not worth AMX tiles
 constexpr int32_t kWeightBlock = 64;       // keys whose 8-bit weights share a scale
 constexpr float kWeightTiny = 0x1p-100f;   // 255 / max w must stay finite
 
 struct AttentionSliceArgs {
-  int32_t num_rows = 0;             // 1 .. AttentionKernels::query_rows
+  int32_t num_rows = 0;             // 1 .. AttentionKernels::query_rows (8 bit: query_rows8)
   const float* q = nullptr;         // 16 bit: [head_dim / 2][num_rows][2], times q_scale
   const int8_t* q8 = nullptr;       // 8 bit: as pack_queries8 left them
   const float* q8_scales = nullptr; // 8 bit: [num_rows] dq
@@ -60,25 +61,32 @@ struct AttentionSliceArgs {
   int32_t head_dim = 0;
   KvDType dtype = KvDType::kF16;
   float softcap = 0;                // 0 = none
-  float* scores = nullptr;          // scratch [num_rows][kSliceKeys]
-  uint8_t* weights8 = nullptr;      // 8 bit: scratch [num_rows][kSliceKeys]
+  // Scratch, written beyond num_rows too.
+  float* scores = nullptr;          // [kQueryRowsMax][kSliceKeys]
+  uint8_t* weights8 = nullptr;      // 8 bit: [kQueryRowsMax][kSliceKeys]
   float* const* partials = nullptr; // [num_rows] out, each [head_dim + 2]
 };
 
 struct AttentionKernels {
   int32_t query_rows;               // best number of query rows a call
+  int32_t query_rows8;              // the same for slice8
   void (*slice)(const AttentionSliceArgs& args);
   // The same with 8-bit keys and values. Queries are reordered for it once: q8 [num_rows,
-  // head_dim] to packed, which has room for 2 * num_rows * head_dim bytes.
+  // head_dim] to packed, which has room for 4 * num_rows * head_dim bytes.
   void (*slice8)(const AttentionSliceArgs& args);
   void (*pack_queries8)(const int8_t* q8, int32_t num_rows, int32_t head_dim, int8_t* packed);
   void (*merge)(float* into, const float* later, int32_t head_dim);
   // out[head_dim] = o / l
   void (*finish)(const float* partial, float* out, int32_t head_dim);
+  // Null, or what a thread calls before its first slice8 of kTileQueryRowsMin rows or more and
+  // after its last. In between it may call everything here, and no other kernels with tiles.
+  void (*enter)(int32_t head_dim) = nullptr;
+  void (*leave)() = nullptr;
 };
 
 const AttentionKernels& attention_kernels_scalar();
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
+const AttentionKernels& attention_kernels_amx();  // slice8 with tiles, else those of AVX-512
 
 }  // namespace longhaul::cpu

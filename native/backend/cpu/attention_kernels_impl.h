@@ -262,8 +262,8 @@ static void finish_partial(const float* partial, float* out, int32_t head_dim) {
 }
 
 constexpr AttentionKernels kAttentionKernels = {
-    kQueryRows, run_slice_of_any_rows, run_slice8_of_any_rows, pack_queries8, merge_partials,
-    finish_partial};
+    kQueryRows,    kQueryRows,     run_slice_of_any_rows, run_slice8_of_any_rows,
+    pack_queries8, merge_partials, finish_partial};
 
 }  // namespace
 }  // namespace longhaul::cpu
