@@ -77,7 +77,10 @@ void pack_queries(const int8_t* q8, int32_t num_rows, int32_t head_dim, int8_t* 
 }
 
 inline void ask_for_units(const void* units, int count, ptrdiff_t ahead) {
-  for (int i = 0; i < count; ++i) ask_for(static_cast<const char*>(units) + i * kUnitBytes, ahead);
+  const char* first = static_cast<const char*>(units) + ahead;
+  // One register and offsets; otherwise GCC keeps 16 sums and spills half of them.
+  __asm__("" : "+r"(first));
+  for (int i = 0; i < count; ++i) ask_for(first + i * kUnitBytes, 0);
 }
 
 // sums[2][row][key] += queries over the channels of one depth, for the keys of two tiles.
