@@ -51,8 +51,9 @@ struct AttentionSliceArgs {
   // the row's partial is not written.
   const int32_t* first = nullptr;
   const int32_t* last = nullptr;
-  // K of this kv head in each block of the slice (kv_store.h has the order of elements); null for
-  // blocks without a visible key. V begins values_offset bytes later.
+  // K of this kv head in each block of the slice (kv_store.h has the order of elements). Null is
+  // allowed before the first and behind the last key that some row sees, not between them. V begins
+  // values_offset bytes later.
   const std::byte* const* blocks = nullptr;
   int64_t values_offset = 0;
   // K in blocks of the next slice, to prefetch; null after the last.
