@@ -99,7 +99,6 @@ export class BenchClient {
         {
           method: 'POST',
           agent: this.agent,
-          signal,
           headers: {
             'content-type': 'application/json',
             'content-length': Buffer.byteLength(body),
@@ -111,6 +110,9 @@ export class BenchClient {
       );
       request.setNoDelay(true);
       request.on('error', reject);
+      // Not by http's own `signal`: that destroys with an error, which nobody gets when the answer
+      // has arrived to its end but is not read to it, and the process ends.
+      signal?.addEventListener('abort', () => request.destroy(), { once: true });
       request.end(body);
     });
   }
