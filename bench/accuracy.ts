@@ -19,7 +19,7 @@ import {
   StepPlanEncoder,
 } from '../src/engine/step-plan.js';
 import { loadModel } from '../src/models/load-model.js';
-import { KV_DTYPES, type SamplingParams } from '../src/types.js';
+import { GREEDY_SAMPLING, KV_DTYPES, type SamplingParams } from '../src/types.js';
 
 const BLOCK_SIZE = 32;
 /** Rows of one step: with 262,144 ids each they make a result of 64 MiB. */
@@ -56,20 +56,9 @@ class WindowRunner {
   constructor(engine: NativeEngineHandle) {
     this.#engine = engine;
     this.#sampling = {
-      temperature: 0,
-      topP: 1,
-      minP: 0,
-      topK: 0,
-      repetitionPenalty: 1,
-      frequencyPenalty: 0,
-      presencePenalty: 0,
-      seed: 0n,
-      numLogprobs: -1,
+      ...GREEDY_SAMPLING,
       numPromptLogprobs: engine.info.vocabSize,
-      logitBias: [],
-      minTokens: 0,
       maxTokens: 1,
-      stopTokenIds: [],
     };
   }
 

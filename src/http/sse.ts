@@ -35,8 +35,9 @@ export class EventStream {
   }
 
   /**
-   * An event of this data; a text goes as it is. Undefined where the client can take more at once, as it nearly always can: streams are many and
-   * tokens frequent. Otherwise resolves after a drain, or when the client has gone.
+   * An event of this data; a text goes as it is. Undefined where the client can take more at once,
+   * as it nearly always can: streams are many and tokens frequent. Otherwise resolves after a drain,
+   * or when the client has gone.
    */
   send(data: object | string): Promise<void> | undefined {
     this.#write(`data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`);

@@ -36,7 +36,7 @@ struct ByteLanes {
   static Four load_query(const int8_t* packed) { return {_mm512_set1_epi32(load_four(packed))}; }
   static Four load_weights(const uint8_t* four) { return {_mm512_set1_epi32(load_four(four))}; }
   // _mm512_dpbusd_epi32 as an instruction of ours: for the builtin, GCC 12 copies every sum to
-  // another register and back, and spills some (half the speed of 12 x 2 sums, measured).
+  // another register and back, and spills some (a prefill's attention took 1.5 times as long).
   static I add_products(I sum, __m512i a, __m512i b) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
