@@ -51,6 +51,8 @@ def checkpoint_folder(path, folder):
         if not (tied and name == "lm_head.weight")
     }
     save_file(weights, os.path.join(partial, "model.safetensors"), metadata={"format": "pt"})
+    # Only a model's own save_pretrained writes this; without it vLLM guesses, for Gemma 3 wrongly.
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(partial)
     save_tokenizer(path, partial)
     try:
