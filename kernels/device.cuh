@@ -52,6 +52,8 @@
 //   float to_float(f16 | bf16 | fp8), T from_float<T>(float)     round to nearest even; fp8 saturates
 //   uint32_t pack2<T>(float lo, float hi), float2 unpack2<T>(uint32_t)   T = f16, bf16
 //   float2 unpack2_fp8(uint16_t)
+//   uint32_t widen2_fp8(uint32_t pair)  the fp8 in bits 0..7 and 8..15 as two f16, exact; for NaN any number
+//   uint32_t add2<T>(uint32_t a, uint32_t b)                      pairs of T = f16, bf16; each sum rounded to nearest
 //   int32_t dot4(int32_t a, int32_t b, int32_t c)                 c + four signed 8-bit products
 //   uint32_t permute_bytes(uint32_t lo, uint32_t hi, uint32_t selector)   prmt
 //   float exp2_fast(float)         ex2.approx: 2 ulp, exp2_fast(-inf) = 0
