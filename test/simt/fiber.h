@@ -1,0 +1,40 @@
+// Fibers: stacks that hand the processor to each other. A fiber is reused from block to block, so
+// its stack is mapped once. Knows nothing of threads, warps or kernels; the switch itself is
+// Boost.Context's, told to the address sanitizer where that is compiled in.
+#pragma once
+
+#include <boost/context/fiber.hpp>
+#include <cstddef>
+#include <functional>
+
+namespace longhaul::simt {
+
+class Fiber {
+ public:
+  // The operating system thread's own stack: switched from and back to, never started.
+  Fiber() = default;
+  // A stack of its own with a guard page below. `entry` runs on the first switch to it; it must
+  // not return but by calling leave() last.
+  explicit Fiber(std::function<void()> entry);
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  // Suspends the running fiber, which is `from`, and continues `to`. Returns when another fiber
+  // switches back. All fibers of one operating system thread only.
+  static void switch_to(Fiber& from, Fiber& to);
+  // The last switch of `from`, whose entry then returns: its stack can be freed.
+  static void leave(Fiber& from, Fiber& to);
+
+ private:
+  void arrive();
+
+  boost::context::fiber context_;   // where to continue; empty while running
+  Fiber* next_ = nullptr;           // set by leave(): whom the entry's return continues
+  std::byte* stack_ = nullptr;      // lowest usable byte; null for the thread's own stack
+  size_t stack_bytes_ = 0;
+  const void* sanitizer_bottom_ = nullptr;  // of the thread's own stack, learned on leaving it
+  void* sanitizer_stack_ = nullptr;
+};
+
+}  // namespace longhaul::simt
