@@ -1,9 +1,11 @@
-// The engine thread and its queue. One plan at a time goes through StepRunner; everything the
-// runner touches belongs to that thread. The catch-all below is the only one: what escapes a step
-// becomes kInternal and ends the engine's use.
+// The engine thread and its queue. Plans go through StepRunner in order; everything the runner
+// touches belongs to that thread. On an asynchronous backend the thread starts a plan while the one
+// before it runs, so that the device goes from one to the next without a gap. The catch-all below
+// is the only one: what escapes a step becomes kInternal and ends the engine's use.
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -26,6 +28,11 @@ constexpr int64_t kLogitsRowsMin = 16;
 // Scratch of attention partials; 32 MiB hold about 2,000 of a model with 32 heads of 128.
 constexpr int64_t kPartialBytesMax = int64_t{32} << 20;
 constexpr int64_t kPartialsMin = 64;
+// How long the thread sleeps between looks at a running step while the next plan may come: a part
+// of how long it has run, so that neither short steps wait nor long ones cost wake-ups.
+constexpr int64_t kPollShare = 16;
+constexpr std::chrono::microseconds kPollMin{20};
+constexpr std::chrono::microseconds kPollMax{1000};
 
 Status check_option(const char* name, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return {};
@@ -96,8 +103,22 @@ class EngineImpl final : public Engine {
     Done done;
   };
 
+  // A plan that was taken from the queue and not answered yet.
+  struct Taken {
+    Done done;
+    Status status;  // of the start; when ok, the runner has the step
+  };
+
   void loop();
-  Status run(const std::vector<int32_t>& plan, std::vector<int32_t>* result);
+  void drop_queue(std::unique_lock<std::mutex>& lock);
+  void take(std::unique_lock<std::mutex>& lock);
+  void answer(std::unique_lock<std::mutex>& lock);
+  bool oldest_is_done(std::unique_lock<std::mutex>& lock);
+  std::chrono::microseconds poll_interval() const;
+  // Runs one half of a step; what it throws becomes a status. A fatal one is what all later plans fail
+  // with.
+  template <typename Half>
+  Status guarded(const Half& half);
   void set_info(const EngineOptions& options, const KvLayout& layout, int32_t num_blocks,
                 const ModelConfig& config, const std::vector<int32_t>& windows);
 
@@ -106,7 +127,10 @@ class EngineImpl final : public Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<StepRunner> runner_;
-  Status failure_;  // engine thread: what every later plan fails with
+  Status failure_;           // engine thread: what every later plan fails with
+  std::deque<Taken> taken_;  // engine thread: oldest first
+  size_t taken_max_ = 1;     // 1 on a synchronous backend
+  std::chrono::steady_clock::time_point waiting_since_;  // engine thread: for the oldest one taken
 
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -147,6 +171,7 @@ Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
   batch.block_size = options.block_size;
   batch.attention.num_kv_heads = config.num_kv_heads;
   batch.attention.parallelism = backend_->info().parallelism;
+  batch.plans_attention = !backend_->info().plans_attention;
   const int64_t partial_bytes = int64_t{config.num_heads} * (config.head_dim + 2) * 4;
   batch.attention.max_partials =
       static_cast<int32_t>(std::max(kPartialsMin, kPartialBytesMax / partial_bytes));
@@ -162,6 +187,7 @@ Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
   limits.max_position = max_position;
   // HTTP has its own, small limit; bench/accuracy.ts asks for the whole distribution.
   limits.max_logprobs = config.vocab_size;
+  taken_max_ = backend_->info().asynchronous ? kStepsInFlight : 1;
   runner_ = std::make_unique<StepRunner>(*backend_, *decoder_, aborts_, limits, batch);
   set_info(options, layout, num_blocks, config, windows);
   info_.max_model_len = max_position;
@@ -189,27 +215,89 @@ void EngineImpl::set_info(const EngineOptions& options, const KvLayout& layout, 
 
 void EngineImpl::loop() {
   std::unique_lock lock(mutex_);
+  const auto plan_or_end = [this] { return stopping_ || !queue_.empty(); };
   for (;;) {
-    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    Job job = std::move(queue_.front());
+    const bool may_take = !stopping_ && taken_.size() < taken_max_;
+    if (may_take && !queue_.empty()) {
+      take(lock);
+    } else if (taken_.empty()) {
+      if (stopping_) return drop_queue(lock);
+      wake_.wait(lock, plan_or_end);
+    } else if (may_take && !oldest_is_done(lock)) {
+      // A plan that comes while the step runs is started at once.
+      wake_.wait_for(lock, poll_interval(), plan_or_end);
+    } else {
+      answer(lock);
+    }
+  }
+}
+
+std::chrono::microseconds EngineImpl::poll_interval() const {
+  const auto waited = std::chrono::steady_clock::now() - waiting_since_;
+  const auto share = std::chrono::duration_cast<std::chrono::microseconds>(waited / kPollShare);
+  return std::clamp(share, kPollMin, kPollMax);
+}
+
+void EngineImpl::drop_queue(std::unique_lock<std::mutex>& lock) {
+  while (!queue_.empty()) {
+    const Job job = std::move(queue_.front());
     queue_.pop_front();
-    const bool dropped = stopping_;
     lock.unlock();
-    std::vector<int32_t> result;
-    const Status status = dropped ? Status(ErrorCode::kAborted, "the engine is shutting down")
-                                  : run(job.plan, &result);
-    job.done(status, std::move(result));
+    job.done(Status(ErrorCode::kAborted, "the engine is shutting down"), {});
     lock.lock();
   }
 }
 
-Status EngineImpl::run(const std::vector<int32_t>& plan, std::vector<int32_t>* result) {
-  if (!failure_.ok()) return failure_;
+void EngineImpl::take(std::unique_lock<std::mutex>& lock) {
+  Job job = std::move(queue_.front());
+  queue_.pop_front();
+  lock.unlock();
+  if (taken_.empty()) waiting_since_ = std::chrono::steady_clock::now();
+  Taken taken;
+  taken.done = std::move(job.done);
+  taken.status = failure_;
+  if (failure_.ok()) {
+    taken.status = guarded([&](bool* fatal) { return runner_->start(job.plan, fatal); });
+  }
+  taken_.push_back(std::move(taken));
+  lock.lock();
+}
+
+bool EngineImpl::oldest_is_done(std::unique_lock<std::mutex>& lock) {
+  if (!taken_.front().status.ok()) return true;
+  lock.unlock();
+  const Result<bool> done = runner_->is_done();
+  lock.lock();
+  return !done.ok() || done.value();  // what is wrong, finish() will say
+}
+
+void EngineImpl::answer(std::unique_lock<std::mutex>& lock) {
+  Taken taken = std::move(taken_.front());
+  taken_.pop_front();
+  lock.unlock();
+  std::vector<int32_t> result;
+  if (taken.status.ok()) {
+    taken.status = guarded([&](bool* fatal) {
+      *fatal = true;
+      return runner_->finish(&result);
+    });
+    // What was started behind a step that failed fails with it.
+    for (Taken& later : taken_) {
+      if (later.status.ok()) later.status = taken.status;
+    }
+  }
+  waiting_since_ = std::chrono::steady_clock::now();
+  if (!taken.status.ok()) result.clear();
+  taken.done(taken.status, std::move(result));
+  lock.lock();
+}
+
+template <typename Half>
+Status EngineImpl::guarded(const Half& half) {
   Status status;
   bool fatal = false;
   try {
-    status = runner_->run(plan, result, &fatal);
+    status = half(&fatal);
   } catch (const std::exception& exception) {
     fatal = true;
     status = error(ErrorCode::kInternal, "step failed: %s", exception.what());
@@ -217,8 +305,7 @@ Status EngineImpl::run(const std::vector<int32_t>& plan, std::vector<int32_t>* r
     fatal = true;
     status = error(ErrorCode::kInternal, "step failed: unknown exception");
   }
-  if (!status.ok()) result->clear();
-  if (!status.ok() && fatal) failure_ = status;
+  if (!status.ok() && fatal && failure_.ok()) failure_ = status;
   return status;
 }
 

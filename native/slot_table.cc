@@ -61,6 +61,7 @@ Status SlotTable::open(const PlanOpen& open) {
   }
   state = SlotState{};
   state.open = true;
+  state.generation = next_generation_++;
   state.sequence_id = open.sequence_id;
   state.sampling = open.sampling;
   state.tables.resize(group_windows_.size());

@@ -21,6 +21,7 @@ struct BlockTable {
 struct SlotState {
   bool open = false;
   int32_t sequence_id = -1;
+  int64_t generation = 0;      // of the slot: no two openings have the same; 0 = closed
   SamplingParams sampling;
   bool counts_needed = false;  // some penalty is on
   TokenCounts counts;
@@ -74,6 +75,7 @@ class SlotTable {
   std::vector<SlotState> slots_;
   std::vector<int32_t> group_windows_;
   int32_t block_size_ = 0;
+  int64_t next_generation_ = 1;
   std::vector<Undo> undo_;
 };
 

@@ -7,12 +7,7 @@
 namespace longhaul {
 namespace {
 
-// An answer nobody wrote: the row's sequence was aborted before its logits were looked at.
-constexpr int32_t kNoAnswer = -2;
-
-int32_t micros_since(std::chrono::steady_clock::time_point start) {
-  const auto elapsed = std::chrono::steady_clock::now() - start;
-  const int64_t micros = std::chrono::duration_cast<std::chrono::microseconds>(elapsed).count();
+int32_t clamp_micros(int64_t micros) {
   return static_cast<int32_t>(std::min<int64_t>(micros, INT32_MAX));
 }
 
@@ -27,14 +22,21 @@ StepRunner::StepRunner(Backend& backend, Decoder& decoder, AbortList& aborts,
       slots_(limits.num_slots, batch.group_windows, batch.block_size),
       batch_(batch) {}
 
-Status StepRunner::run(std::span<const int32_t> packet, std::vector<int32_t>* result,
-                       bool* fatal) {
-  const auto start = std::chrono::steady_clock::now();
+Status StepRunner::start(std::span<const int32_t> packet, bool* fatal) {
+  Step& step = in_flight(num_steps_);
+  step.started = Clock::now();
+  step.settled = false;
   *fatal = false;
   aborts_.changed();
-  LH_TRY(decode_step_plan(packet, limits_, &plan_));
-  LH_TRY(slots_.apply(plan_));
-  if (Status status = check_rows(); !status.ok()) {
+  LH_TRY(decode_step_plan(packet, limits_, &step.plan));
+  for (size_t i = 0; i < num_steps_; ++i) {
+    if (!needs_results(step.plan, in_flight(i))) continue;
+    *fatal = true;
+    LH_TRY(settle(in_flight(i)));
+    *fatal = false;
+  }
+  LH_TRY(slots_.apply(step.plan));
+  if (Status status = check_rows(step.plan); !status.ok()) {
     slots_.rollback();
     return status;
   }
@@ -43,30 +45,60 @@ Status StepRunner::run(std::span<const int32_t> packet, std::vector<int32_t>* re
   for (const auto& [slot, sequence_id] : closed) aborts_.remove(slot, sequence_id);
 
   *fatal = true;
-  LH_TRY(compute());
-  settle();
-  std::vector<StepRecord> records;
-  StepTotals totals;
-  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
-    records.push_back(record_of(i));
-    if (outcomes_[i].computed) totals.num_tokens += plan_.sequences[i].num_tokens;
-  }
-  totals.step_id = plan_.step_id;
-  totals.attention_micros =
-      static_cast<int32_t>(std::min<int64_t>(decoder_.take_attention_micros(), INT32_MAX));
-  totals.elapsed_micros = micros_since(start);
-  *result = encode_step_result(totals, records);
+  LH_TRY(compute(step));
   *fatal = false;
+  ++num_steps_;
   return {};
 }
 
-Status StepRunner::check_rows() const {
-  for (const PlanSequence& row : plan_.sequences) {
+Result<bool> StepRunner::is_done() {
+  Step& step = in_flight(0);
+  if (step.settled) return true;
+  return backend_.is_step_done(step.ticket);
+}
+
+Status StepRunner::finish(std::vector<int32_t>* result) {
+  Step& step = in_flight(0);
+  first_step_ = (first_step_ + 1) % steps_.size();
+  --num_steps_;
+  LH_TRY(settle(step));
+  std::vector<StepRecord> records;
+  StepTotals totals;
+  for (size_t i = 0; i < step.plan.sequences.size(); ++i) {
+    records.push_back(record_of(step, i));
+    if (step.outcomes[i].computed) totals.num_tokens += step.plan.sequences[i].num_tokens;
+  }
+  totals.step_id = step.plan.step_id;
+  totals.attention_micros = step.attention_micros;
+  // A step queued behind another began when that one ended.
+  const Clock::time_point now = Clock::now();
+  const auto elapsed = now - std::max(step.started, last_finish_);
+  totals.elapsed_micros =
+      clamp_micros(std::chrono::duration_cast<std::chrono::microseconds>(elapsed).count());
+  last_finish_ = now;
+  *result = encode_step_result(totals, records);
+  return {};
+}
+
+bool StepRunner::needs_results(const StepPlan& plan, const Step& running) const {
+  if (running.settled) return false;
+  for (const PlanSequence& row : plan.sequences) {
+    const SlotState& state = slots_[row.slot];
+    if ((row.flags & kFlagSample) == 0 || !state.counts_needed) continue;
+    for (const PlanSequence& before : running.plan.sequences) {
+      if (before.slot == row.slot && (before.flags & kFlagSample) != 0) return true;
+    }
+  }
+  return false;
+}
+
+Status StepRunner::check_rows(const StepPlan& plan) const {
+  for (const PlanSequence& row : plan.sequences) {
     LH_TRY(slots_.check_row(row));
     const SlotState& state = slots_[row.slot];
     const bool runs = !state.not_finite && !aborts_.is_aborted(row.slot, row.sequence_id);
-    const auto tokens = plan_.tokens.subspan(static_cast<size_t>(row.first_row),
-                                             static_cast<size_t>(row.num_tokens));
+    const auto tokens = plan.tokens.subspan(static_cast<size_t>(row.first_row),
+                                            static_cast<size_t>(row.num_tokens));
     for (int32_t i = 0; i < row.num_tokens; ++i) {
       if (tokens[static_cast<size_t>(i)] != kTokenFromSlot) continue;
       if (runs && !state.has_sampled) {
@@ -86,22 +118,28 @@ Status StepRunner::check_rows() const {
   return {};
 }
 
-Status StepRunner::compute() {
-  if (!plan_.copies.empty()) LH_TRY(backend_.copy_blocks(plan_.copies));
-  build_batch();
+Status StepRunner::compute(Step& step) {
+  if (!step.plan.copies.empty()) LH_TRY(backend_.copy_blocks(step.plan.copies));
+  build_batch(step);
   LH_TRY(decoder_.forward(batch_, aborts_));
-  build_requests();
-  LH_TRY(decoder_.sample(batch_, requests_, aborts_));
-  return backend_.finish_step();
+  step.attention_micros = clamp_micros(decoder_.take_attention_micros());
+  build_requests(step);
+  LH_TRY(decoder_.sample(batch_, step.requests, aborts_));
+  for (const LogitsRequest& request : step.requests) {
+    if (request.taken && request.row.sample) slots_[request.row.slot].has_sampled = true;
+  }
+  LH_ASSIGN_OR_RETURN(step.ticket, backend_.end_step());
+  return {};
 }
 
-void StepRunner::build_batch() {
-  outcomes_.assign(plan_.sequences.size(), Outcome{});
+void StepRunner::build_batch(Step& step) {
+  step.outcomes.assign(step.plan.sequences.size(), Outcome{});
   batch_.clear();
-  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
-    const PlanSequence& row = plan_.sequences[i];
+  for (size_t i = 0; i < step.plan.sequences.size(); ++i) {
+    const PlanSequence& row = step.plan.sequences[i];
     const SlotState& state = slots_[row.slot];
-    outcomes_[i].not_finite = state.not_finite;
+    step.outcomes[i].not_finite = state.not_finite;
+    step.outcomes[i].generation = state.generation;
     if (state.not_finite || aborts_.is_aborted(row.slot, row.sequence_id)) continue;
     tables_.clear();
     for (const BlockTable& table : state.tables) tables_.push_back(table.ids);
@@ -111,62 +149,62 @@ void StepRunner::build_batch() {
     sequence.sequence_id = row.sequence_id;
     sequence.num_rows = row.num_tokens;
     sequence.first_position = row.start_position;
-    batch_.add(sequence, plan_.tokens.data() + row.first_row,
-               plan_.positions.data() + row.first_row, tables_);
+    batch_.add(sequence, step.plan.tokens.data() + row.first_row,
+               step.plan.positions.data() + row.first_row, tables_);
   }
   batch_.finish();
 }
 
-void StepRunner::build_requests() {
-  requests_.clear();
-  request_outcomes_.clear();
+void StepRunner::build_requests(Step& step) {
+  step.requests.clear();
+  step.request_outcomes.clear();
   size_t num_top = 0;
   for (size_t i = 0; i < batch_.sequences().size(); ++i) {
     const BatchSequence& sequence = batch_.sequences()[i];
-    const PlanSequence& row = plan_.sequences[static_cast<size_t>(sequence.record)];
+    const PlanSequence& row = step.plan.sequences[static_cast<size_t>(sequence.record)];
     const SamplingParams& sampling = slots_[row.slot].sampling;
-    Outcome& outcome = outcomes_[static_cast<size_t>(sequence.record)];
+    Outcome& outcome = step.outcomes[static_cast<size_t>(sequence.record)];
     outcome.computed = true;
     if ((row.flags & kFlagPromptLogprobs) != 0) {
       outcome.num_prompt_top = std::max(0, sampling.num_prompt_logprobs);
-      outcome.prompt = requests_.size();
+      outcome.prompt = step.requests.size();
       outcome.prompt_top = num_top;
-      add_prompt_requests(i);
+      add_prompt_requests(step, i);
       num_top += static_cast<size_t>(outcome.num_prompt_rows) *
                  static_cast<size_t>(outcome.num_prompt_top);
     }
     if ((row.flags & kFlagSample) != 0) {
       outcome.num_top = std::max(0, sampling.num_logprobs);
-      outcome.sampled = requests_.size();
+      outcome.sampled = step.requests.size();
       outcome.top = num_top;
-      add_sample_request(i);
+      add_sample_request(step, i);
       num_top += static_cast<size_t>(outcome.num_top);
     }
   }
 
   // Sizes are final: outputs may be pointed to.
-  answers_.assign(requests_.size(), TokenLogprob{kNoAnswer, 0, 0});
-  top_.assign(num_top, TokenLogprob{});
-  finite_.assign(requests_.size(), Flag{});
+  step.answers.assign(step.requests.size(), TokenLogprob{});
+  step.top.assign(num_top, TokenLogprob{});
+  step.finite.assign(step.requests.size(), Flag{});
   size_t next_top = 0;
-  for (size_t i = 0; i < requests_.size(); ++i) {
-    SampleRow& row = requests_[i].row;
-    row.token = &answers_[i];
-    row.finite = &finite_[i].value;
-    row.top = row.num_top > 0 ? &top_[next_top] : nullptr;
+  for (size_t i = 0; i < step.requests.size(); ++i) {
+    SampleRow& row = step.requests[i].row;
+    row.token = &step.answers[i];
+    row.finite = &step.finite[i].value;
+    row.top = row.num_top > 0 ? &step.top[next_top] : nullptr;
     next_top += static_cast<size_t>(row.num_top);
   }
 }
 
-void StepRunner::add_prompt_requests(size_t batch_index) {
+void StepRunner::add_prompt_requests(Step& step, size_t batch_index) {
   const BatchSequence& sequence = batch_.sequences()[batch_index];
   const size_t record = static_cast<size_t>(sequence.record);
-  const PlanSequence& row = plan_.sequences[record];
+  const PlanSequence& row = step.plan.sequences[record];
   const SlotState& state = slots_[row.slot];
   for (int32_t i = 0; i < row.num_tokens; ++i) {
     const bool last = i + 1 == row.num_tokens;
     const int32_t known =
-        last ? row.next_token : plan_.tokens[static_cast<size_t>(row.first_row + i + 1)];
+        last ? row.next_token : step.plan.tokens[static_cast<size_t>(row.first_row + i + 1)];
     if (known < 0) continue;
     LogitsRequest request;
     request.sequence = static_cast<int32_t>(batch_index);
@@ -176,17 +214,17 @@ void StepRunner::add_prompt_requests(size_t batch_index) {
     request.row.sample = false;
     request.row.known_token = known;
     request.row.params = &state.sampling;
-    request.row.num_top = outcomes_[record].num_prompt_top;
-    requests_.push_back(request);
-    request_outcomes_.push_back(record);
-    ++outcomes_[record].num_prompt_rows;
+    request.row.num_top = step.outcomes[record].num_prompt_top;
+    step.requests.push_back(request);
+    step.request_outcomes.push_back(record);
+    ++step.outcomes[record].num_prompt_rows;
   }
 }
 
-void StepRunner::add_sample_request(size_t batch_index) {
+void StepRunner::add_sample_request(Step& step, size_t batch_index) {
   const BatchSequence& sequence = batch_.sequences()[batch_index];
   const size_t record = static_cast<size_t>(sequence.record);
-  const PlanSequence& row = plan_.sequences[record];
+  const PlanSequence& row = step.plan.sequences[record];
   const SlotState& state = slots_[row.slot];
   LogitsRequest request;
   request.sequence = static_cast<int32_t>(batch_index);
@@ -196,35 +234,45 @@ void StepRunner::add_sample_request(size_t batch_index) {
   request.row.sample = true;
   request.row.params = &state.sampling;
   request.row.counts = state.counts_needed ? &state.counts : nullptr;
-  request.row.num_top = outcomes_[record].num_top;
-  requests_.push_back(request);
-  request_outcomes_.push_back(record);
+  request.row.num_top = step.outcomes[record].num_top;
+  step.requests.push_back(request);
+  step.request_outcomes.push_back(record);
 }
 
-void StepRunner::settle() {
-  for (size_t i = 0; i < requests_.size(); ++i) {
-    Outcome& outcome = outcomes_[request_outcomes_[i]];
-    if (answers_[i].token_id == kNoAnswer) {
+Status StepRunner::settle(Step& step) {
+  if (step.settled) return step.settle_status;
+  step.settled = true;
+  step.settle_status = backend_.wait_step(step.ticket);
+  if (step.settle_status.ok()) settle_rows(step);
+  return step.settle_status;
+}
+
+void StepRunner::settle_rows(Step& step) {
+  for (size_t i = 0; i < step.requests.size(); ++i) {
+    Outcome& outcome = step.outcomes[step.request_outcomes[i]];
+    if (!step.requests[i].taken) {
       outcome.skipped = true;
-    } else if (!finite_[i].value) {
+    } else if (!step.finite[i].value) {
       outcome.not_finite = true;
     }
   }
-  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
-    const PlanSequence& row = plan_.sequences[i];
-    const Outcome& outcome = outcomes_[i];
+  for (size_t i = 0; i < step.plan.sequences.size(); ++i) {
+    const PlanSequence& row = step.plan.sequences[i];
+    Outcome& outcome = step.outcomes[i];
     SlotState& state = slots_[row.slot];
+    if (state.generation != outcome.generation) continue;  // closed by a step started since
+    // A step before this one may have said so after this one was started.
+    if (state.not_finite) outcome.not_finite = true;
     if (outcome.not_finite) state.not_finite = true;
     if (!outcome.computed || outcome.skipped || outcome.not_finite) continue;
-    if ((row.flags & kFlagSample) == 0) continue;
-    state.has_sampled = true;
-    if (state.counts_needed) count_output(state.counts, answers_[outcome.sampled].token_id);
+    if ((row.flags & kFlagSample) == 0 || !state.counts_needed) continue;
+    count_output(state.counts, step.answers[outcome.sampled].token_id);
   }
 }
 
-StepRecord StepRunner::record_of(size_t index) const {
-  const PlanSequence& row = plan_.sequences[index];
-  const Outcome& outcome = outcomes_[index];
+StepRecord StepRunner::record_of(const Step& step, size_t index) const {
+  const PlanSequence& row = step.plan.sequences[index];
+  const Outcome& outcome = step.outcomes[index];
   StepRecord record;
   record.slot = row.slot;
   record.sequence_id = row.sequence_id;
@@ -236,7 +284,7 @@ StepRecord StepRunner::record_of(size_t index) const {
     record.status = kRecordAborted;
     return record;
   }
-  const std::span<const TokenLogprob> answers(answers_), top(top_);
+  const std::span<const TokenLogprob> answers(step.answers), top(step.top);
   if ((row.flags & kFlagSample) != 0) {
     record.sampled = answers.subspan(outcome.sampled, 1);
     record.num_top = outcome.num_top;

@@ -1,9 +1,13 @@
-// backend.h: the coarse operations a model step is made of. Each backend (CPU; CUDA later)
-// implements all of them; decoder.cc calls them in order and knows nothing of memory or threads.
+// backend.h: the coarse operations a model step is made of. Each backend (CPU, CUDA) implements all
+// of them; decoder.cc calls them in order and knows nothing of memory or threads.
 //
 // Activations are opaque DeviceTensors whose element type belongs to the backend (CPU: f32).
-// Operations of a step run in call order; on an asynchronous backend they are queued, and
-// finish_step() waits. Host pointers in params stay valid until finish_step() returns.
+// Operations of a step run in call order. A synchronous backend has done each when its call
+// returns; an asynchronous one queues them, end_step() closes the step and wait_step() waits for it,
+// so that one step can be queued while another runs.
+//
+// Host memory that params point to is read before the call returns, but for StepInputs (see there);
+// what SampleRow points to for its outputs is written by the end of wait_step().
 // All row counts may be 0 (no work).
 #pragma once
 
@@ -62,18 +66,39 @@ struct BackendInfo {
   std::string name;          // "cpu"
   std::string isa;           // "scalar", "avx2", "avx512", "amx"
   int32_t parallelism = 1;   // workers the attention work list is balanced for
+  std::string device = {};   // "NVIDIA H100 80GB HBM3"; empty for the host's processor
+  // Operations are queued, not done, when their calls return. Queueing a step takes microseconds:
+  // aborts are looked at before it, not between its operations.
+  bool asynchronous = false;
+  // The backend spreads attention itself: it wants AttentionWork::sequences and nothing else of it.
+  bool plans_attention = false;
+};
+
+// One KV group's part of a step.
+struct StepGroup {
+  const int64_t* slot_mapping = nullptr;  // [num_tokens] block_id * block_size + offset; -1 = skip
+  const AttentionWork* work = nullptr;
+};
+
+// The rows of a step. A synchronous backend keeps the pointers until the next begin_forward() or
+// the end of the step; an asynchronous one has read everything when begin_forward() returns.
+struct StepInputs {
+  int32_t num_tokens = 0;
+  const int32_t* token_ids = nullptr;  // [num_tokens]; -1 - slot = what that slot sampled last
+  const int32_t* positions = nullptr;  // [num_tokens]
+  bool decode_only = false;            // every sequence has one row
+  std::span<const StepGroup> groups;   // operations name one by its index
 };
 
 struct EmbedParams {
   const Matrix* embedding = nullptr;     // [vocab_size, hidden_size]
-  const int32_t* token_ids = nullptr;    // [num_tokens]; -1 - slot = what that slot sampled last
   int32_t num_tokens = 0;
   float scale = 1.0f;
   DeviceTensor* out = nullptr;           // [num_tokens, hidden_size]
 };
 
 // q = rope(norm(Wq n)), k likewise, both and v with optional bias; n = rms_norm(x). K and V go to
-// the cache as stored type, at slot_mapping; q stays as activation.
+// the cache as stored type, at the group's slot_mapping; q stays as activation.
 struct QkvParams {
   const DeviceTensor* x = nullptr;        // [num_tokens, hidden_size]
   int32_t num_tokens = 0;
@@ -85,16 +110,15 @@ struct QkvParams {
   const Vector* k_norm = nullptr;
   const RopeTable* rope = nullptr;
   int32_t num_heads = 0;
-  const int32_t* positions = nullptr;     // [num_tokens]
-  const int64_t* slot_mapping = nullptr;  // [num_tokens] block_id * block_size + offset; -1 = skip
+  int32_t group = 0;                      // of StepInputs::groups
   int32_t layer_in_block = 0;
   DeviceTensor* q = nullptr;              // out [num_tokens, num_heads * head_dim]
 };
 
-// out = softmax(scale * q k^T) v over the work's items, combine included. Query head h reads kv
-// head h / (num_heads / num_kv_heads).
+// out = softmax(scale * q k^T) v over the group's work, combine included. Query head h reads kv head
+// h / (num_heads / num_kv_heads).
 struct AttentionParams {
-  const AttentionWork* work = nullptr;
+  int32_t group = 0;                      // of StepInputs::groups
   const DeviceTensor* q = nullptr;        // [num_tokens, num_heads * head_dim]
   int32_t num_heads = 0;
   float scale = 0;
@@ -158,7 +182,7 @@ struct SampleRow {
   int32_t known_token = -1;               // with !sample: the prompt's next token
   const SamplingParams* params = nullptr;
   const TokenCounts* counts = nullptr;    // null = no penalties
-  // Outputs, host memory, valid after finish_step().
+  // Outputs, host memory, valid after wait_step().
   TokenLogprob* token = nullptr;          // sampled or known token; logprob set when asked for
   TokenLogprob* top = nullptr;            // [num_top], descending; null when num_top = 0
   int32_t num_top = 0;
@@ -169,6 +193,10 @@ struct SampleParams {
   DeviceTensor* logits = nullptr;         // [.., vocab_size]; may be modified in place
   std::span<SampleRow> rows;
 };
+
+// Names a closed step.
+using StepTicket = int64_t;
+constexpr int32_t kStepsInFlight = 2;
 
 class Backend {
  public:
@@ -185,19 +213,27 @@ class Backend {
   virtual Status create_kv_pool(const KvLayout& layout, int32_t num_blocks, int32_t num_slots,
                                 int32_t num_heads, int32_t max_partials) = 0;
 
-  // Step.
+  // Step. The rows come first; operations up to end_forward() are about them. true: the whole forward
+  // pass was queued from an earlier recording, and neither its operations nor end_forward() may
+  // follow. When rows leave a running step, begin_forward() is called again with those that stay.
+  virtual Result<bool> begin_forward(const StepInputs& inputs) = 0;
   virtual Status embed(const EmbedParams& params) = 0;
   virtual Status qkv(const QkvParams& params) = 0;
   virtual Status attention(const AttentionParams& params) = 0;
   virtual Status project_add(const ProjectAddParams& params) = 0;
   virtual Status gated_up(const GatedUpParams& params) = 0;
+  virtual Status end_forward() = 0;
   virtual Status logits(const LogitsParams& params) = 0;
   virtual Status sample(const SampleParams& params) = 0;  // also records each slot's last token
   virtual Status copy_blocks(std::span<const std::pair<int32_t, int32_t>> from_to) = 0;
   // Moves rows of a [.., cols] tensor up: row keep[i] becomes row i (keep ascending). Used when
   // rows of aborted sequences leave a running step.
   virtual Status compact_rows(DeviceTensor* x, std::span<const int32_t> keep) = 0;
-  virtual Status finish_step() = 0;
+  // Closes the step: what was called since the last end_step() is it. At most kStepsInFlight steps are
+  // closed and not waited for; they are waited for in order, each once.
+  virtual Result<StepTicket> end_step() = 0;
+  virtual Result<bool> is_step_done(StepTicket ticket) = 0;  // without waiting
+  virtual Status wait_step(StepTicket ticket) = 0;
 
   // Tests and tools: raw bytes of one block, backend layout.
   virtual Status read_block(int32_t block_id, std::span<std::byte> out) = 0;

@@ -129,11 +129,11 @@ Result<std::unique_ptr<Decoder>> Decoder::create(const ModelConfig& config,
 }
 
 Status Decoder::forward(StepBatch& batch, AbortWatch& watch) {
-  num_slabs_ = 0;
-  LH_TRY(drop_aborted(batch, watch, {}));
+  if (watch.changed()) LH_TRY(drop_aborted(batch, watch, {}));
   if (batch.num_rows() == 0) return {};
+  LH_ASSIGN_OR_RETURN(const bool queued, backend_.begin_forward(batch.inputs()));
+  if (queued) return {};
   LH_TRY(backend_.embed({.embedding = embedding_.get(),
-                         .token_ids = batch.token_ids(),
                          .num_tokens = batch.num_rows(),
                          .scale = config_.embedding_scale,
                          .out = &x_}));
@@ -141,12 +141,12 @@ Status Decoder::forward(StepBatch& batch, AbortWatch& watch) {
     LH_TRY(run_layer(layer, batch, watch));
     if (batch.num_rows() == 0) return {};
   }
-  return {};
+  return backend_.end_forward();
 }
 
 Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watch) {
   const float eps = config_.rms_norm_eps;
-  LH_TRY(drop_aborted(batch, watch, {&x_}));
+  LH_TRY(let_aborted_go(batch, watch, {&x_}));
   LH_TRY(backend_.qkv({.x = &x_,
                        .num_tokens = batch.num_rows(),
                        .norm = layer.attention_norm.get(),
@@ -157,15 +157,14 @@ Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watc
                        .k_norm = layer.k_norm.get(),
                        .rope = ropes_[static_cast<size_t>(layer.config.rope_index)].get(),
                        .num_heads = config_.num_heads,
-                       .positions = batch.positions(),
-                       .slot_mapping = batch.group(layer.group).slot_mapping.data(),
+                       .group = layer.group,
                        .layer_in_block = layer.layer_in_block,
                        .q = &q_}));
 
-  LH_TRY(drop_aborted(batch, watch, {&x_, &q_}));
-  LH_TRY(attend(layer, batch));
+  LH_TRY(let_aborted_go(batch, watch, {&x_, &q_}));
+  LH_TRY(attend(layer));
 
-  LH_TRY(drop_aborted(batch, watch, {&x_, &attended_}));
+  LH_TRY(let_aborted_go(batch, watch, {&x_, &attended_}));
   LH_TRY(backend_.project_add({.input = &attended_,
                                .num_tokens = batch.num_rows(),
                                .weight = layer.output.get(),
@@ -173,7 +172,7 @@ Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watc
                                .eps = eps,
                                .x = &x_}));
 
-  LH_TRY(drop_aborted(batch, watch, {&x_}));
+  LH_TRY(let_aborted_go(batch, watch, {&x_}));
   LH_TRY(backend_.gated_up({.x = &x_,
                             .num_tokens = batch.num_rows(),
                             .norm = layer.mlp_norm.get(),
@@ -182,7 +181,7 @@ Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watc
                             .activation = config_.activation,
                             .out = &mlp_}));
 
-  LH_TRY(drop_aborted(batch, watch, {&x_, &mlp_}));
+  LH_TRY(let_aborted_go(batch, watch, {&x_, &mlp_}));
   return backend_.project_add({.input = &mlp_,
                                .num_tokens = batch.num_rows(),
                                .weight = layer.down.get(),
@@ -191,9 +190,9 @@ Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watc
                                .x = &x_});
 }
 
-Status Decoder::attend(const Layer& layer, const StepBatch& batch) {
+Status Decoder::attend(const Layer& layer) {
   const auto start = std::chrono::steady_clock::now();
-  LH_TRY(backend_.attention({.work = &batch.group(layer.group).work,
+  LH_TRY(backend_.attention({.group = layer.group,
                              .q = &q_,
                              .num_heads = config_.num_heads,
                              .scale = config_.softmax_scale,
@@ -207,9 +206,14 @@ Status Decoder::attend(const Layer& layer, const StepBatch& batch) {
 
 int64_t Decoder::take_attention_micros() { return std::exchange(attention_micros_, 0); }
 
+Status Decoder::let_aborted_go(StepBatch& batch, AbortWatch& watch,
+                               std::initializer_list<DeviceTensor*> live) {
+  if (asynchronous_ || !watch.changed()) return {};
+  return drop_aborted(batch, watch, live);
+}
+
 Status Decoder::drop_aborted(StepBatch& batch, AbortWatch& watch,
                              std::initializer_list<DeviceTensor*> live) {
-  if (!watch.changed()) return {};
   std::vector<int32_t> kept;
   const std::vector<BatchSequence>& sequences = batch.sequences();
   for (size_t i = 0; i < sequences.size(); ++i) {
@@ -218,17 +222,16 @@ Status Decoder::drop_aborted(StepBatch& batch, AbortWatch& watch,
     }
   }
   if (kept.size() == sequences.size()) return {};
-  // Ops already queued on an asynchronous backend still read the lists that change here.
-  LH_TRY(backend_.finish_step());
   const std::span<const int32_t> rows = batch.keep(kept);
+  if (live.size() == 0) return {};  // the forward pass has not begun
   for (DeviceTensor* tensor : live) LH_TRY(backend_.compact_rows(tensor, rows));
-  return {};
+  return backend_.begin_forward(batch.inputs()).status();
 }
 
 Status Decoder::sample(const StepBatch& batch, std::span<LogitsRequest> requests,
                        AbortWatch& watch) {
   const size_t slab_rows = static_cast<size_t>(logits_.rows);
-  std::vector<int32_t> picked;
+  std::vector<int32_t>& picked = picked_requests_;
   for (size_t next = 0; next < requests.size();) {
     picked.clear();
     watch.changed();
@@ -243,6 +246,7 @@ Status Decoder::sample(const StepBatch& batch, std::span<LogitsRequest> requests
         ++num_rows;
       }
       request.row.logits_row = num_rows - 1;
+      request.taken = true;
       picked.push_back(static_cast<int32_t>(next));
     }
     if (!picked.empty()) LH_TRY(sample_slab(requests, picked));
@@ -251,12 +255,8 @@ Status Decoder::sample(const StepBatch& batch, std::span<LogitsRequest> requests
 }
 
 Status Decoder::sample_slab(std::span<LogitsRequest> requests, std::span<const int32_t> picked) {
-  if (num_slabs_ == slab_rows_.size()) {
-    slab_rows_.emplace_back();
-    slab_samples_.emplace_back();
-  }
-  std::vector<int32_t>& rows = slab_rows_[num_slabs_];
-  std::vector<SampleRow>& samples = slab_samples_[num_slabs_++];
+  std::vector<int32_t>& rows = slab_rows_;
+  std::vector<SampleRow>& samples = slab_samples_;
   rows.clear();
   samples.clear();
   // Known tokens first, draws second: a draw may edit its row, and both may want the same one.

@@ -31,6 +31,7 @@ struct LogitsRequest {
   int32_t sequence = 0;   // index into StepBatch::sequences()
   int32_t step_row = 0;
   SampleRow row;          // logits_row is set by the decoder
+  bool taken = false;     // set by the decoder: it will be answered
 };
 
 class Decoder {
@@ -49,12 +50,13 @@ class Decoder {
                                                  const Options& options);
 
   // Runs embedding and all layers over the batch, storing K and V. Rows of sequences that `watch`
-  // reports leave the batch between ops; an empty batch ends the call at once.
+  // reports leave the batch before it and, on a synchronous backend, between ops; an empty batch ends
+  // the call at once.
   Status forward(StepBatch& batch, AbortWatch& watch);
 
   // Output norm, head and sampling for `requests` (ascending step rows), in slabs of num_logits_max
-  // rows. Requests of sequences aborted meanwhile are skipped. The requests must stay where they are until
-  // Backend::finish_step().
+  // rows. Requests of sequences aborted meanwhile are not taken. What the requests point to for their
+  // outputs must stay until Backend::wait_step().
   Status sample(const StepBatch& batch, std::span<LogitsRequest> requests, AbortWatch& watch);
 
   int64_t weight_bytes() const { return weight_bytes_; }
@@ -72,16 +74,21 @@ class Decoder {
   };
   class Builder;
 
-  Decoder(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {}
+  Decoder(const ModelConfig& config, Backend& backend)
+      : config_(config), backend_(backend), asynchronous_(backend.info().asynchronous) {}
   Status run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watch);
-  Status attend(const Layer& layer, const StepBatch& batch);
-  // Takes rows of aborted sequences out of the batch and of the tensors that hold its rows now.
+  Status attend(const Layer& layer);
+  // Takes rows of aborted sequences out of the batch and of the tensors that hold its rows now: where
+  // operations take long enough for anyone to wait for it.
+  Status let_aborted_go(StepBatch& batch, AbortWatch& watch,
+                        std::initializer_list<DeviceTensor*> live);
   Status drop_aborted(StepBatch& batch, AbortWatch& watch,
                       std::initializer_list<DeviceTensor*> live);
   Status sample_slab(std::span<LogitsRequest> requests, std::span<const int32_t> picked);
 
   ModelConfig config_;
   Backend& backend_;
+  bool asynchronous_ = false;
   std::vector<Layer> layers_;
   std::vector<std::unique_ptr<RopeTable>> ropes_;
   std::unique_ptr<Matrix> embedding_;
@@ -96,10 +103,10 @@ class Decoder {
   DeviceTensor logits_;     // [num_logits_max, vocab_size]
   int64_t attention_micros_ = 0;
 
-  // Host lists of a step that backends may read until finish_step(); one of each a slab.
-  std::vector<std::vector<int32_t>> slab_rows_;
-  std::vector<std::vector<SampleRow>> slab_samples_;
-  size_t num_slabs_ = 0;
+  // Lists of one slab, kept for their memory.
+  std::vector<int32_t> picked_requests_;
+  std::vector<int32_t> slab_rows_;
+  std::vector<SampleRow> slab_samples_;
 };
 
 }  // namespace longhaul

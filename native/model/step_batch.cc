@@ -3,7 +3,9 @@
 namespace longhaul {
 
 StepBatch::StepBatch(const Options& options)
-    : options_(options), groups_(options.group_windows.size()) {
+    : options_(options),
+      groups_(options.group_windows.size()),
+      step_groups_(options.group_windows.size()) {
   for (size_t i = 0; i < groups_.size(); ++i) {
     groups_[i].window = options.group_windows[i];
     groups_[i].work.window = options.group_windows[i];
@@ -48,8 +50,14 @@ void StepBatch::finish() {
                                       sequence.first_position, table.data(),
                                       static_cast<int32_t>(table.size())});
     }
-    build_attention_work(group.work, options_.attention);
+    if (options_.plans_attention) build_attention_work(group.work, options_.attention);
+    step_groups_[g] = {group.slot_mapping.data(), &group.work};
   }
+  inputs_.num_tokens = num_rows();
+  inputs_.token_ids = token_ids_.data();
+  inputs_.positions = positions_.data();
+  inputs_.decode_only = sequences_.size() == token_ids_.size();
+  inputs_.groups = step_groups_;
 }
 
 std::span<const int32_t> StepBatch::keep(std::span<const int32_t> kept) {

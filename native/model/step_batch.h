@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/attention_work.h"
+#include "backend/backend.h"
 
 namespace longhaul {
 
@@ -33,6 +34,7 @@ class StepBatch {
     std::vector<int32_t> group_windows;
     int32_t block_size = 32;
     AttentionWorkOptions attention;
+    bool plans_attention = true;  // false: the backend does; groups name their sequences only
   };
   explicit StepBatch(const Options& options);
 
@@ -50,9 +52,8 @@ class StepBatch {
 
   int32_t num_rows() const { return static_cast<int32_t>(token_ids_.size()); }
   const std::vector<BatchSequence>& sequences() const { return sequences_; }
-  const int32_t* token_ids() const { return token_ids_.data(); }
-  const int32_t* positions() const { return positions_.data(); }
-  const BatchGroup& group(int32_t index) const { return groups_[static_cast<size_t>(index)]; }
+  // The rows present, as of the last finish().
+  const StepInputs& inputs() const { return inputs_; }
 
  private:
   Options options_;
@@ -62,6 +63,8 @@ class StepBatch {
   // [sequences * groups] tables, sequence by sequence.
   std::vector<std::span<const int32_t>> tables_;
   std::vector<BatchGroup> groups_;
+  std::vector<StepGroup> step_groups_;  // [groups_]
+  StepInputs inputs_;
   std::vector<int32_t> kept_rows_;
 };
 

@@ -206,12 +206,17 @@ class QkvFixture {
     params.k_norm = shape.norms ? k_norm_vector.get() : nullptr;
     params.rope = rope_table.get();
     params.num_heads = shape.num_heads;
-    params.positions = positions.data();
-    params.slot_mapping = slots.data();
+    params.group = 1;
     params.layer_in_block = layer;
     params.q = &q;
+    const StepGroup groups[2] = {{}, {slots.data(), nullptr}};
+    StepInputs step;
+    step.num_tokens = count;
+    step.positions = positions.data();
+    step.groups = groups;
+    EXPECT_TRUE(!take(backend->begin_forward(step)));
     EXPECT_TRUE(backend->qkv(params).ok());
-    EXPECT_TRUE(backend->finish_step().ok());
+    EXPECT_TRUE(backend->end_forward().ok());
     const float* data = static_cast<const float*>(q.data);
     return std::vector<float>(data, data + count * q.cols);
   }
@@ -446,12 +451,17 @@ LH_TEST(attention_reads_what_qkv_wrote) {
     work.sequences.push_back({0, 1, 0, table, 1});
     build_attention_work(work, {shape.num_kv_heads, 2, 100});
     AttentionParams params;
-    params.work = &work;
+    params.group = 0;
     params.q = &q_tensor;
     params.num_heads = shape.num_heads;
     params.scale = 0.2f;
     params.layer_in_block = 1;
     params.out = &out;
+    const StepGroup group = {nullptr, &work};
+    StepInputs step;
+    step.num_tokens = 1;
+    step.groups = {&group, 1};
+    EXPECT_TRUE(fixture.backend->begin_forward(step).ok());
     EXPECT_TRUE(fixture.backend->attention(params).ok());
     const std::vector<uint16_t> block = fixture.block(2);
     for (int32_t head = 0; head < shape.num_heads; ++head) {
@@ -584,10 +594,13 @@ LH_TEST(embed_reads_rows_and_what_a_slot_sampled) {
   const auto embed = [&](std::vector<int32_t> ids) {
     EmbedParams params;
     params.embedding = matrix.get();
-    params.token_ids = ids.data();
     params.num_tokens = static_cast<int32_t>(ids.size());
     params.scale = 4.0f;
     params.out = &out;
+    StepInputs step;
+    step.num_tokens = params.num_tokens;
+    step.token_ids = ids.data();
+    EXPECT_TRUE(backend->begin_forward(step).ok());
     return backend->embed(params);
   };
   const auto expect_token = [&](int64_t row, int64_t id) {

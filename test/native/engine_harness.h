@@ -43,6 +43,10 @@ class SpyBackend final : public longhaul::Backend {
                                   int32_t max_partials) override {
     return inner_->create_kv_pool(layout, num_blocks, num_slots, num_heads, max_partials);
   }
+  longhaul::Result<bool> begin_forward(const longhaul::StepInputs& inputs) override {
+    return inner_->begin_forward(inputs);
+  }
+  longhaul::Status end_forward() override { return inner_->end_forward(); }
   longhaul::Status embed(const longhaul::EmbedParams& p) override {
     LH_TRY(call("embed"));
     return inner_->embed(p);
@@ -79,9 +83,16 @@ class SpyBackend final : public longhaul::Backend {
     LH_TRY(call("compact_rows"));
     return inner_->compact_rows(x, keep);
   }
-  longhaul::Status finish_step() override {
-    LH_TRY(call("finish_step"));
-    return inner_->finish_step();
+  longhaul::Result<longhaul::StepTicket> end_step() override {
+    LH_TRY(call("end_step"));
+    return inner_->end_step();
+  }
+  longhaul::Result<bool> is_step_done(longhaul::StepTicket ticket) override {
+    return inner_->is_step_done(ticket);
+  }
+  longhaul::Status wait_step(longhaul::StepTicket ticket) override {
+    LH_TRY(call("wait_step"));
+    return inner_->wait_step(ticket);
   }
   longhaul::Status read_block(int32_t block_id, std::span<std::byte> out) override {
     return inner_->read_block(block_id, out);

@@ -107,7 +107,13 @@ CpuBackend::CpuBackend(Isa isa, int num_threads)
     : isa_(isa), pool_(num_threads), ops_(row_ops(isa)) {}
 CpuBackend::~CpuBackend() = default;
 
-BackendInfo CpuBackend::info() const { return {"cpu", isa_name(isa_), pool_.num_threads()}; }
+BackendInfo CpuBackend::info() const {
+  BackendInfo info;
+  info.name = "cpu";
+  info.isa = isa_name(isa_);
+  info.parallelism = pool_.num_threads();
+  return info;
+}
 
 float* CpuBackend::scratch(int64_t floats) {
   if (scratch_.size() < static_cast<size_t>(floats)) scratch_.resize(static_cast<size_t>(floats));
@@ -199,7 +205,7 @@ Status CpuBackend::embed(const EmbedParams& params) {
   const int64_t vocab_size = packed_rows(embedding);
   std::vector<int32_t> ids(static_cast<size_t>(params.num_tokens));
   for (size_t i = 0; i < ids.size(); ++i) {
-    int64_t id = params.token_ids[i];
+    int64_t id = step_.token_ids[i];
     if (id < 0) {
       const int64_t slot = -1 - id;
       if (slot >= static_cast<int64_t>(last_tokens_.size())) {
@@ -241,7 +247,7 @@ Status CpuBackend::qkv(const QkvParams& params) {
   product.y_stride = width;
   matmul(product, activations_, isa_, pool_);
 
-  rope.prepare(params.positions, params.num_tokens, pool_);
+  rope.prepare(step_.positions, params.num_tokens, pool_);
   for_rows(params.num_tokens, params.num_tokens * width, [&](int64_t row, int) {
     finish_qkv_row(params, rope, static_cast<int32_t>(row), product.y + row * width);
   });
@@ -269,7 +275,7 @@ void CpuBackend::finish_qkv_row(const QkvParams& params, const CpuRopeTable& rop
   finish_heads(projected, params.num_heads, params.q_norm);
   std::memcpy(row_of(params.q, row), projected, static_cast<size_t>(q_width) * sizeof(float));
 
-  const int64_t slot = params.slot_mapping[row];
+  const int64_t slot = step_.groups[static_cast<size_t>(params.group)].slot_mapping[row];
   if (slot < 0) return;
   float* k = projected + q_width;
   const float* v = k + int64_t{num_kv_heads} * head_dim;
@@ -290,12 +296,13 @@ void CpuBackend::finish_qkv_row(const QkvParams& params, const CpuRopeTable& rop
 }
 
 Status CpuBackend::attention(const AttentionParams& params) {
-  if (params.num_heads != num_heads_ || params.work->num_partials > max_partials_) {
+  const AttentionWork* work = step_.groups[static_cast<size_t>(params.group)].work;
+  if (params.num_heads != num_heads_ || work->num_partials > max_partials_) {
     return error(ErrorCode::kInternal, "attention: %d heads, %d partials; the pool has %d and %d",
-                 params.num_heads, params.work->num_partials, num_heads_, max_partials_);
+                 params.num_heads, work->num_partials, num_heads_, max_partials_);
   }
   AttentionLayerParams layer;
-  layer.work = params.work;
+  layer.work = work;
   layer.q = static_cast<const float*>(params.q->data);
   layer.q_stride = params.q->cols;
   layer.out = static_cast<float*>(params.out->data);

@@ -62,16 +62,23 @@ class CpuBackend : public Backend {
   Status create_kv_pool(const KvLayout& layout, int32_t num_blocks, int32_t num_slots,
                         int32_t num_heads, int32_t max_partials) override;
 
+  Result<bool> begin_forward(const StepInputs& inputs) override {
+    step_ = inputs;
+    return false;
+  }
   Status embed(const EmbedParams& params) override;
   Status qkv(const QkvParams& params) override;
   Status attention(const AttentionParams& params) override;
   Status project_add(const ProjectAddParams& params) override;
   Status gated_up(const GatedUpParams& params) override;
+  Status end_forward() override { return {}; }
   Status logits(const LogitsParams& params) override;
   Status sample(const SampleParams& params) override;
   Status copy_blocks(std::span<const std::pair<int32_t, int32_t>> from_to) override;
   Status compact_rows(DeviceTensor* x, std::span<const int32_t> keep) override;
-  Status finish_step() override { return {}; }
+  Result<StepTicket> end_step() override { return StepTicket{0}; }
+  Result<bool> is_step_done(StepTicket) override { return true; }
+  Status wait_step(StepTicket) override { return {}; }
   Status read_block(int32_t block_id, std::span<std::byte> out) override;
 
  private:
@@ -90,6 +97,7 @@ class CpuBackend : public Backend {
   std::vector<Arena> tensors_;
   ActivationRows activations_;
   std::vector<float> scratch_;
+  StepInputs step_;
   KvStore store_;
   AttentionScratch attention_scratch_;
   int32_t num_heads_ = 0;
