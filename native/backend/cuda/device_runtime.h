@@ -77,6 +77,8 @@ class DeviceRuntime {
   virtual Status record(Event event, Stream stream) = 0;
   virtual Status wait(Stream stream, Event event) = 0;      // work queued later waits
   virtual Status synchronize(Event event) = 0;              // the calling thread waits
+  // Whether synchronize(event) would return at once. Asked again and again, it says true in the end.
+  virtual Result<bool> is_done(Event event) = 0;
   virtual Status synchronize(Stream stream) = 0;
 
   // Queued on the stream. Host memory must be pinned and stay as it is until the copy is done.
