@@ -3,10 +3,23 @@
 #include <cstring>
 #include <utility>
 
+#include "simt/fault.h"
+#include "simt/global.h"
 #include "simt/machine.h"
 #include "simt/simt.h"
 
 namespace longhaul::simt {
+namespace {
+
+void land(const PendingCopy& copy) {
+  if (copy.valid) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  } else {
+    std::memset(copy.to, 0, copy.bytes);
+  }
+}
+
+}  // namespace
 
 void CopyGroups::reset() {
   pending_.clear();
@@ -22,13 +35,11 @@ void CopyGroups::issue(Thread& self, PendingCopy copy) {
                 copy.site);
   }
   if (!block.checks()) {
-    if (copy.valid) {
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    } else {
-      std::memset(copy.to, 0, copy.bytes);
-    }
+    land(copy);
     return;
   }
+  if (copy.valid) check_global(copy.from, copy.bytes, copy.bytes, "copy_async", copy.site);
+  block.shadow().copy_begins(self, copy.to, copy.bytes, false, copy.site);
   copy.group = open_group_;
   pending_.push_back(copy);
 }
@@ -40,11 +51,9 @@ void CopyGroups::wait(Thread& self, uint32_t groups, std::source_location site) 
   for (; landed < pending_.size(); ++landed) {
     const PendingCopy& copy = pending_[landed];
     if (copy.group + groups >= open_group_) break;
-    if (copy.valid) {
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    } else {
-      std::memset(copy.to, 0, copy.bytes);
-    }
+    land(copy);
+    self.block->shadow().copy_landed(copy.to, copy.bytes, self.id, self.block->clocks().now(self.id),
+                                     copy.site);
   }
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(landed));
 }
@@ -57,6 +66,15 @@ void BulkCopies::issue(Thread& self, PendingBulkCopy copy) {
                           " bytes: size and both addresses must be multiples of 16",
                       self, copy.site);
   }
+  Block& block = *self.block;
+  if (!block.checks()) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    block.mbarriers().bytes_landed(block, copy);
+    return;
+  }
+  block.mbarriers().check_bulk_use(self, copy.mbarrier, copy.site);
+  check_global(copy.from, copy.bytes, 16, "bulk_copy_async", copy.site);
+  block.shadow().copy_begins(self, copy.to, copy.bytes, true, copy.site);
   pending_.push_back(copy);
 }
 
@@ -67,8 +85,17 @@ bool BulkCopies::land_one(Block& block) {
   const PendingBulkCopy copy = pending_[chosen];
   pending_.erase(pending_.begin() + chosen);
   std::memcpy(copy.to, copy.from, copy.bytes);
-  block.mbarriers().bytes_landed(block, copy.mbarrier, copy.bytes);
+  block.mbarriers().bytes_landed(block, copy);
   return true;
+}
+
+void BulkCopies::check_all_waited(Block& block) {
+  const PendingBulkCopy* const lost =
+      pending_.empty() ? block.mbarriers().unawaited() : &pending_.front();
+  if (!lost) return;
+  block.set_block_fault(kLaunchFailure, "thread " + std::to_string(lost->thread) + ", " +
+                                            place(lost->site) +
+                                            ": the block ends with no wait for this bulk_copy_async");
 }
 
 }  // namespace longhaul::simt

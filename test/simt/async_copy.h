@@ -2,7 +2,10 @@
 //
 // copy_async (cp.async): the bytes land at the issuing thread's wait that requires them, no
 // earlier. bulk_copy_async (cp.async.bulk): they land when nothing else can run, or now and then
-// earlier, and then count toward their mbarrier.
+// earlier, and then count toward their mbarrier. In either case the destination must not be
+// touched before a wait has made sure of the copy, early as it may have landed.
+//
+// Without checks both are done when they are issued.
 #pragma once
 
 #include <cstddef>
@@ -54,7 +57,8 @@ class BulkCopies {
   void issue(Thread& self, PendingBulkCopy copy);
   // Completes one, drawn by chance. False if none is under way.
   bool land_one(Block& block);
-  const std::vector<PendingBulkCopy>& pending() const { return pending_; }
+  // A copy that no thread waited for may write after the block's end: a fault.
+  void check_all_waited(Block& block);
 
  private:
   std::vector<PendingBulkCopy> pending_;

@@ -246,6 +246,16 @@ inline float2 unpack2_fp8(uint16_t pair) {
   return float2{simt::fp8_to_f32(static_cast<uint8_t>(pair)),
                 simt::fp8_to_f32(static_cast<uint8_t>(pair >> 8))};
 }
+inline uint32_t widen2_fp8(uint32_t pair) {
+  const float2 wide = unpack2_fp8(static_cast<uint16_t>(pair));
+  return pack2<f16>(wide.x, wide.y);
+}
+template <typename T>
+inline uint32_t add2(uint32_t a, uint32_t b) {
+  // A sum of two f16 or bf16 rounds the same through f32: it has more than twice their bits.
+  const float2 x = unpack2<T>(a), y = unpack2<T>(b);
+  return pack2<T>(x.x + y.x, x.y + y.y);
+}
 inline int32_t dot4(int32_t a, int32_t b, int32_t c) {
   int8_t x[4], y[4];
   std::memcpy(x, &a, 4);

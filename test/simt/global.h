@@ -47,7 +47,8 @@ T global_atomic_add(T* pointer, T value, Site site) {
 
 template <typename T, typename Change>
 T shared_atomic(Shared<T> pointer, Site site, Change change) {
-  if (checks_on) check_shared(pointer.address(), sizeof(T), sizeof(T), true, site);
+  static_assert(sizeof(T) == 4);
+  if (checks_on) check_shared(pointer.address(), 4, 4, AccessKind::kAtomic, site);
   current->block->maybe_yield(*current);
   T old;
   std::memcpy(&old, pointer.address(), sizeof(T));

@@ -1,6 +1,7 @@
 #include "simt/machine.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "simt/fault.h"
@@ -39,9 +40,10 @@ bool Block::run(const Launch& launch, uint3 block_index, Random* random) {
     if (bulk_copies_.land_one(*this)) {
       run_ready();
     } else {
-      record_fault(kDeadlock, "", deadlock_message());
+      set_block_fault(kDeadlock, deadlock_message());
     }
   }
+  if (!aborting_) bulk_copies_.check_all_waited(*this);
   if (aborting_) abandon_threads();
   current = nullptr;
   return !aborting_;
@@ -68,6 +70,10 @@ void Block::prepare(const Launch& launch, uint3 block_index, Random* random) {
   // Not a number in every floating-point type, and a wild index.
   if (launch.checks) std::memset(shared_, 0xff, launch.shared_bytes);
 
+  if (launch.checks) {
+    clocks_.begin_block(launch.threads);
+    shadow_.begin_block(*this);
+  }
   warps_.assign((launch.threads + kWarpLanes - 1) / kWarpLanes, Warp());
   while (threads_.size() < launch.threads) {
     auto added = std::make_unique<Thread>();
@@ -96,10 +102,7 @@ void Block::thread_main(Thread& self) {
     try {
       if (!aborting_) {
         launch_.call(launch_.body);
-        if (!self.copies.pending().empty()) {
-          fault(kLaunchFailure, "copy_async was never waited for before the thread's end", self,
-                self.copies.pending().front().site);
-        }
+        thread_ends(self);
       }
     } catch (const Abandon&) {
     }
@@ -108,6 +111,28 @@ void Block::thread_main(Thread& self) {
     leave_cpu(self);
   }
   Fiber::leave(*self.fiber, scheduler_);
+}
+
+void Block::thread_ends(Thread& self) {
+  if (!self.copies.pending().empty()) {
+    fault(kLaunchFailure, "the thread ends without waiting for this copy_async", self,
+          self.copies.pending().front().site);
+  }
+  Warp& warp = *self.warp;
+  if (warp.arrived != 0) {
+    fault(kLaunchFailure,
+          std::string("divergent warp: the thread ends while other lanes of the warp are at ") +
+              warp.primitive + " (" + place(warp.site) + ")",
+          self, self.site);
+  }
+  if (barriers_[0].arrived != 0) {
+    fault(kLaunchFailure,
+          "divergent barrier: the thread ends while " +
+              thread_name(*threads_[barriers_[0].waiting.front()]) + " is at block_sync (" +
+              place(barriers_[0].site) + ")",
+          self, self.site);
+  }
+  warp.exited |= 1u << self.lane;
 }
 
 void Block::run_ready() {
@@ -172,6 +197,13 @@ bool Block::warp_arrive(Thread& self, const char* primitive, void* operands, Sit
               warp.primitive + " (" + place(warp.site) + ")",
           self, site);
   }
+  if (warp.exited != 0) {
+    const auto lane = static_cast<uint32_t>(std::countr_zero(warp.exited));
+    fault(kLaunchFailure,
+          std::string("divergent warp: ") + primitive + " after " +
+              thread_name(*threads_[self.id - self.lane + lane]) + " has ended",
+          self, site);
+  }
   warp.lanes[self.lane] = operands;
   warp.arrived |= 1u << self.lane;
   if (warp.arrived == 0xffffffffu) return true;
@@ -200,12 +232,17 @@ void Block::block_sync(Thread& self, Site site) {
               " is at block_sync (" + place(barrier.site) + ")",
           self, site);
   }
+  if (alive_ < launch_.threads) {
+    fault(kLaunchFailure, "divergent barrier: block_sync after other threads have ended", self,
+          site);
+  }
   if (++barrier.arrived < launch_.threads) {
     barrier.waiting.push_back(self.id);
     wait(self);
     return;
   }
   barrier.arrived = 0;
+  all_ordered();
   for (const uint32_t id : barrier.waiting) wake(id);
   barrier.waiting.clear();
   maybe_yield(self);
@@ -237,7 +274,9 @@ void Block::arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits
   if (barrier.arrived == 0) {
     barrier.threads = threads;
     barrier.site = site;
+    barrier.arrivals_only = false;
     barrier.seen.assign(launch_.threads, false);
+    barrier.clocks.interval = 0;
   } else if (barrier.threads != threads) {
     fault(kLaunchFailure,
           "barrier " + std::to_string(id) + " of " + std::to_string(threads) +
@@ -249,6 +288,8 @@ void Block::arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits
           "second arrival at barrier " + std::to_string(id) + " before it completed", self, site);
   }
   barrier.seen[self.id] = true;
+  barrier.arrivals_only |= !waits;
+  if (checks()) clocks_.release(self.id, barrier.clocks);
   if (++barrier.arrived < barrier.threads) {
     if (!waits) return;
     barrier.waiting.push_back(self.id);
@@ -256,22 +297,34 @@ void Block::arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits
     return;
   }
   barrier.arrived = 0;
+  if (barrier.threads == launch_.threads && !barrier.arrivals_only) {
+    all_ordered();
+  } else if (checks()) {
+    for (const uint32_t waiter : barrier.waiting) clocks_.acquire(waiter, barrier.clocks);
+    if (waits) clocks_.acquire(self.id, barrier.clocks);
+  }
   for (const uint32_t waiter : barrier.waiting) wake(waiter);
   barrier.waiting.clear();
   maybe_yield(self);
 }
 
+void Block::all_ordered() {
+  if (!checks()) return;
+  clocks_.block_barrier();
+  shadow_.interval_begun();
+}
+
 void Block::fault(int code, const std::string& message, const Thread& self, Site site) {
-  record_fault(code, thread_name(self) + ", " + place(site) + ": ", message);
+  set_block_fault(code, thread_name(self) + ", " + place(site) + ": " + message);
   throw Abandon();
 }
 
-void Block::record_fault(int code, const std::string& where, const std::string& message) {
+void Block::set_block_fault(int code, const std::string& message) {
   if (aborting_) return;
   aborting_ = true;
   set_fault(code, std::string("kernel ") + launch_.kernel + ", block (" +
                       std::to_string(index_.x) + "," + std::to_string(index_.y) + "," +
-                      std::to_string(index_.z) + "), " + where + message);
+                      std::to_string(index_.z) + "), " + message);
 }
 
 // One line a place where threads wait, with how many and the first of them.

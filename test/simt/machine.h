@@ -15,9 +15,11 @@
 #include <vector>
 
 #include "simt/async_copy.h"
+#include "simt/clocks.h"
 #include "simt/fiber.h"
 #include "simt/mbarrier.h"
 #include "simt/random.h"
+#include "simt/shadow.h"
 #include "simt/vector_types.h"
 
 namespace longhaul::simt {
@@ -47,6 +49,7 @@ struct Thread {
 // all of them.
 struct Warp {
   uint32_t arrived = 0;              // bit per lane
+  uint32_t exited = 0;               // bit per lane
   const char* primitive = nullptr;
   Site site;
   void* lanes[kWarpLanes] = {};
@@ -55,9 +58,11 @@ struct Warp {
 struct NamedBarrier {
   uint32_t threads = 0;              // that complete it; 0: nobody has arrived
   uint32_t arrived = 0;
+  bool arrivals_only = false;        // barrier_arrive among them
   Site site;                         // of the first arrival
   std::vector<bool> seen;            // per thread
   std::vector<uint32_t> waiting;     // thread ids
+  ClockSet clocks;                   // published by the arrivals
 };
 
 // Thrown through device code to unwind a fiber; caught in this room only.
@@ -106,22 +111,30 @@ class Block {
   void wait(Thread& self);
   void wake(uint32_t id);
 
+  // A barrier of the whole block has ordered everything.
+  void all_ordered();
+
+  Clocks& clocks() { return clocks_; }
+  Shadow& shadow() { return shadow_; }
   Mbarriers& mbarriers() { return mbarriers_; }
   BulkCopies& bulk_copies() { return bulk_copies_; }
 
   // Ends the launch: records "kernel, block, thread, file:line: message" and throws Abandon.
   [[noreturn]] void fault(int code, const std::string& message, const Thread& self, Site site);
+  // The same from outside of any thread: the launch ends when threads next switch. The first
+  // fault of a launch is the one told.
+  void set_block_fault(int code, const std::string& message);
 
  private:
   void prepare(const Launch& launch, uint3 block_index, Random* random);
   void thread_main(Thread& self);
+  void thread_ends(Thread& self);
   void run_ready();
   void abandon_threads();
   void leave_cpu(Thread& self);      // to the next ready thread, or to the scheduler
   uint32_t next_ready();
   void arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits, Site site);
   std::string deadlock_message();
-  void record_fault(int code, const std::string& where, const std::string& message);
 
   Launch launch_;
   uint3 index_{};
@@ -130,6 +143,8 @@ class Block {
   std::vector<std::unique_ptr<Thread>> threads_;   // grows to the largest block yet
   std::vector<Warp> warps_;
   NamedBarrier barriers_[kNamedBarriers];
+  Clocks clocks_;
+  Shadow shadow_;
   Mbarriers mbarriers_;
   BulkCopies bulk_copies_;
   std::vector<uint32_t> ready_;      // ring of thread ids, a power of two long

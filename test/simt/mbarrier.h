@@ -7,6 +7,9 @@
 #include <source_location>
 #include <vector>
 
+#include "simt/async_copy.h"
+#include "simt/clocks.h"
+
 namespace longhaul::simt {
 
 class Block;
@@ -22,6 +25,10 @@ struct Mbarrier {
   bool fenced = false;             // fence_mbarrier_init since
   std::source_location site;       // of the initialization
   std::vector<uint32_t> waiting;   // thread ids
+  ClockSet arriving;               // published by this phase's arrivals
+  ClockSet completed;              // by those of completed phases
+  std::vector<PendingBulkCopy> landed;     // in this phase
+  std::vector<PendingBulkCopy> unawaited;  // in completed phases that no thread has waited for
 };
 
 class Mbarriers {
@@ -33,13 +40,18 @@ class Mbarriers {
   uint32_t find(Thread& self, std::byte* address, std::source_location site);
   void arrive(Thread& self, uint32_t index, uint32_t expected_bytes, std::source_location site);
   void wait(Thread& self, uint32_t index, uint32_t parity, std::source_location site);
-  void bytes_landed(Block& block, uint32_t index, uint32_t bytes);
-  Mbarrier& at(uint32_t index) { return table_[index]; }
+  // A bulk copy's bytes are in shared memory; nobody may look at them before a wait.
+  void bytes_landed(Block& block, const PendingBulkCopy& copy);
+  // Bulk copies see an mbarrier only after its initialization was fenced.
+  void check_bulk_use(Thread& self, uint32_t index, std::source_location site);
+  // A landed copy that no wait has made sure of; null if there is none.
+  const PendingBulkCopy* unawaited() const;
 
  private:
   void complete_if_done(Block& block, Mbarrier& barrier);
+  void acquire(Thread& self, Mbarrier& barrier);
 
-  std::vector<Mbarrier> table_;
+  std::vector<Mbarrier> table_;    // grows at initializations only
 };
 
 }  // namespace longhaul::simt

@@ -14,9 +14,11 @@
 
 namespace longhaul::simt {
 
-// Faults the launch if the bytes are not all in the block's shared memory, aligned, initialized
-// (for reads) and free of races. shadow.cc.
-void check_shared(const void* address, uint32_t bytes, uint32_t alignment, bool write,
+enum class AccessKind { kRead, kWrite, kAtomic };
+
+// Faults the launch if the access is wrong in a way that shadow.h tells. A site without a line
+// stands for that of the thread's last access or primitive.
+void check_shared(const std::byte* address, uint32_t bytes, uint32_t alignment, AccessKind kind,
                   std::source_location site);
 // Whether the launch that this operating system thread runs checks; read at every access.
 extern constinit thread_local bool checks_on __attribute__((tls_model("initial-exec")));
@@ -41,7 +43,7 @@ class Ref {
   Ref(const Ref&) = default;
 
   operator Value() const {
-    if (checks_on) check_shared(address_, sizeof(Value), alignof(Value), false, site_);
+    if (checks_on) check_shared(address_, sizeof(Value), alignof(Value), AccessKind::kRead, site_);
     Value value;
     std::memcpy(&value, address_, sizeof(Value));
     return value;
@@ -49,7 +51,7 @@ class Ref {
   const Ref& operator=(const Value& value) const
     requires(!std::is_const_v<T>)
   {
-    if (checks_on) check_shared(address_, sizeof(Value), alignof(Value), true, site_);
+    if (checks_on) check_shared(address_, sizeof(Value), alignof(Value), AccessKind::kWrite, site_);
     std::memcpy(address_, &value, sizeof(Value));
     return *this;
   }

@@ -4,7 +4,9 @@ namespace longhaul::simt {
 
 void warp_sync(Site site) {
   Thread& self = *current;
-  if (self.block->warp_arrive(self, "warp_sync", nullptr, site)) self.block->warp_release(self);
+  if (!self.block->warp_arrive(self, "warp_sync", nullptr, site)) return;
+  if (checks_on) self.block->clocks().warp_barrier(self.id / kWarpLanes);
+  self.block->warp_release(self);
 }
 
 uint32_t ballot(bool predicate, const char* primitive, Site site) {
@@ -21,7 +23,10 @@ uint32_t ballot(bool predicate, const char* primitive, Site site) {
   return operand;
 }
 
-void fence_async_proxy(Site site) { current->site = site; }
+void fence_async_proxy(Site site) {
+  current->site = site;
+  if (checks_on) current->block->shadow().proxy_fence(current->id);
+}
 
 void mma(MmaLane& operands, const char* primitive, void (*work)(void* const*), Site site) {
   Thread& self = *current;
@@ -35,7 +40,7 @@ void load_matrix_operands(LoadMatrixLane& operands, const char* primitive, int n
                           bool transposed, Site site) {
   Thread& self = *current;
   if (checks_on && self.lane < static_cast<uint32_t>(8 * num_matrices)) {
-    check_shared(operands.row, 16, 16, false, site);
+    check_shared(operands.row, 16, 16, AccessKind::kRead, site);
   }
   if (self.block->warp_arrive(self, primitive, &operands, site)) {
     load_matrix(self.warp->lanes, num_matrices, transposed);
