@@ -1,7 +1,15 @@
 #include "simt/stream.h"
 
+#include <utility>
+
+#include "simt/emulated_device.h"
+
 namespace longhaul::simt {
 
-int enqueue(void* /*stream*/, std::function<int()> work) { return work(); }
+int enqueue(void* stream, std::function<int()> work) {
+  if (!stream) return work();
+  auto* const queue = static_cast<EmulatedStream*>(stream);
+  return queue->device->launch_kernel(queue, std::move(work));
+}
 
 }  // namespace longhaul::simt
