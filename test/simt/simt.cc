@@ -71,8 +71,8 @@ void set_options(const Options& wanted) {
 
 int run_grid(dim3 grid, uint32_t threads, uint32_t shared_bytes, const std::function<void()>& body,
              const std::string& name) {
-  clear_fault_code();
   if (current) return bad_shape(name, "launched from inside a kernel");
+  clear_fault_code();
   if (threads == 0 || threads > kThreadsMax || threads % kWarpLanes != 0) {
     return bad_shape(name, std::to_string(threads) + " threads a block");
   }
