@@ -116,7 +116,7 @@ Status read_engine_options(Napi::Value value, EngineOptions* options) {
   const std::optional<KvDType> known = kv_dtype_from_name(kv_dtype);
   if (!known) {
     return error(ErrorCode::kUnsupported,
-                 "options.kvDtype: expected f16, bf16 or q8, found \"%s\"", kv_dtype.c_str());
+                 "options.kvDtype: expected f16, bf16, q8 or fp8, found \"%s\"", kv_dtype.c_str());
   }
   options->kv_dtype = *known;
   return {};

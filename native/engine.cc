@@ -15,6 +15,7 @@
 
 #include "abort_list.h"
 #include "engine_core.h"
+#include "model/model_matrices.h"
 #include "step_runner.h"
 
 namespace longhaul {
@@ -55,15 +56,15 @@ Status check_options(const EngineOptions& options) {
   return {};
 }
 
-Result<int32_t> num_blocks_for(const EngineOptions& options, const KvLayout& layout,
+Result<int32_t> num_blocks_for(int64_t kv_memory_bytes, const KvLayout& layout,
                                size_t num_groups) {
   const int64_t block_bytes = layout.block_bytes();
-  const int64_t num_blocks = options.kv_memory_bytes / block_bytes;
-  if (options.kv_memory_bytes <= 0 || num_blocks < static_cast<int64_t>(num_groups)) {
+  const int64_t num_blocks = kv_memory_bytes / block_bytes;
+  if (kv_memory_bytes <= 0 || num_blocks < static_cast<int64_t>(num_groups)) {
     return error(ErrorCode::kInvalidRequest,
                  "KV memory of %lld bytes holds %lld blocks of %lld bytes; one sequence needs at "
                  "least %zu blocks (%lld bytes)",
-                 static_cast<long long>(options.kv_memory_bytes),
+                 static_cast<long long>(kv_memory_bytes),
                  static_cast<long long>(std::max<int64_t>(0, num_blocks)),
                  static_cast<long long>(block_bytes), num_groups,
                  static_cast<long long>(block_bytes * static_cast<int64_t>(num_groups)));
@@ -153,8 +154,6 @@ Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
   layout.num_kv_heads = config.num_kv_heads;
   layout.head_dim = config.head_dim;
   layout.layers_per_block = groups.layers_per_block;
-  LH_ASSIGN_OR_RETURN(const int32_t num_blocks, num_blocks_for(options, layout, windows.size()));
-
   const int32_t max_position =
       options.max_model_len > 0 ? options.max_model_len : config.max_position;
   const int64_t logits_rows = std::clamp(kLogitsBytesMax / (int64_t{config.vocab_size} * 4),
@@ -164,6 +163,21 @@ Status EngineImpl::start(const ModelConfig& config, const WeightSet& weights,
   decoder.num_logits_max = static_cast<int32_t>(
       std::min<int64_t>(logits_rows, options.max_num_batched_tokens));
   decoder.max_position = max_position;
+
+  ModelNeeds needs;
+  needs.config = &config;
+  LH_ASSIGN_OR_RETURN(needs.matrices, matrix_needs(config, weights));
+  needs.layout = layout;
+  needs.group_windows = windows;
+  needs.num_tokens_max = decoder.num_tokens_max;
+  needs.num_logits_max = decoder.num_logits_max;
+  needs.num_slots = options.max_num_seqs;
+  needs.max_position = max_position;
+  needs.kv_memory_bytes = options.kv_memory_bytes;
+  needs.kv_memory_default_bytes = options.kv_memory_default_bytes;
+  LH_ASSIGN_OR_RETURN(const int64_t kv_memory_bytes, backend_->prepare(needs));
+  LH_ASSIGN_OR_RETURN(const int32_t num_blocks,
+                      num_blocks_for(kv_memory_bytes, layout, windows.size()));
   LH_ASSIGN_OR_RETURN(decoder_, Decoder::create(config, groups, weights, *backend_, decoder));
 
   StepBatch::Options batch;

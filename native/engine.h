@@ -19,7 +19,8 @@ struct EngineOptions {
   std::string backend = "cpu";
   int32_t threads = 0;                     // 0 = automatic
   std::string isa_limit;                   // LONGHAUL_ISA
-  int64_t kv_memory_bytes = 0;             // size of the device pool
+  int64_t kv_memory_bytes = 0;             // size of the device pool; 0 = the backend's choice
+  int64_t kv_memory_default_bytes = 0;     // that choice where the pool is in the host's memory
   KvDType kv_dtype = KvDType::kF16;
   int32_t block_size = 32;
   int32_t max_num_seqs = 64;               // slots

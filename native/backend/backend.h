@@ -32,6 +32,7 @@ struct DeviceTensor {
   void* data = nullptr;
   int64_t rows = 0;  // capacity
   int64_t cols = 0;
+  int32_t form = 0;  // the backend's own note of how it wrote what is there
 };
 
 // A resident weight matrix in the backend's own layout.
@@ -60,6 +61,26 @@ enum class MatrixUse {
   kProjection,  // parts stacked by rows
   kGatedUp,     // parts = {gate, up}; interleaved as the backend's gated_mlp wants
   kEmbedding,   // rows are read one by one, and possibly multiplied (tied head)
+};
+
+// A matrix that is going to be made: its parts by name, type and shape, without bytes.
+struct MatrixNeed {
+  std::vector<TensorView> parts;
+  MatrixUse use = MatrixUse::kProjection;
+};
+
+// What a model and its engine will ask for, told once, before anything is made.
+struct ModelNeeds {
+  const ModelConfig* config = nullptr;
+  std::vector<MatrixNeed> matrices;
+  KvLayout layout;
+  std::vector<int32_t> group_windows;  // one a KV group; 0 = full attention
+  int32_t num_tokens_max = 0;          // rows of a step
+  int32_t num_logits_max = 0;          // rows of logits in memory at a time
+  int32_t num_slots = 0;               // sequences, and sequences of a step
+  int32_t max_position = 0;
+  int64_t kv_memory_bytes = 0;         // 0 = what the backend thinks best
+  int64_t kv_memory_default_bytes = 0; // what is best for a pool in the host's memory
 };
 
 struct BackendInfo {
@@ -124,6 +145,8 @@ struct AttentionParams {
   float scale = 0;
   float softcap = 0;                      // 0 = none
   int32_t layer_in_block = 0;
+  // The product that reads `out` next (and nothing else does): a backend may write what it wants.
+  const Matrix* reader = nullptr;
   DeviceTensor* out = nullptr;            // [num_tokens, num_heads * head_dim]
 };
 
@@ -145,6 +168,7 @@ struct GatedUpParams {
   float eps = 0;
   const Matrix* gate_up = nullptr;        // MatrixUse::kGatedUp, rows = 2 * intermediate_size
   Activation activation = Activation::kSilu;
+  const Matrix* reader = nullptr;         // as AttentionParams::reader
   DeviceTensor* out = nullptr;            // [num_tokens, intermediate_size]
 };
 
@@ -203,7 +227,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual BackendInfo info() const = 0;
 
-  // Set-up. make_* copy or repack; the source may be unmapped afterwards (one resident copy).
+  // Set-up. First of all: whether the model can run here (kUnsupported) and fits (kOutOfMemory, with
+  // bytes needed, free and missing). Returns the bytes of the K/V pool.
+  virtual Result<int64_t> prepare(const ModelNeeds& needs) = 0;
+  // make_* copy or repack; the source may be unmapped afterwards (one resident copy).
   virtual Result<DeviceTensor> allocate(int64_t rows, int64_t cols) = 0;  // zeroed; freed with the backend
   virtual Result<std::unique_ptr<Matrix>> make_matrix(std::span<const TensorView> parts, MatrixUse use) = 0;
   // offset is added to every element (ModelConfig::norm_weight_offset). Parts are concatenated.

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <string>
 
+#include "model/model_matrices.h"
+
 namespace longhaul {
 
 // Turns named tensors into resident ones, checking each shape on the way.
@@ -13,12 +15,9 @@ class Decoder::Builder {
       : d_(decoder), config_(decoder.config_), weights_(weights) {}
 
   Status build(const KvGroups& kv_groups, const Options& options) {
-    const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
-    LH_TRY(matrix({{"token_embedding", vocab, hidden}}, MatrixUse::kEmbedding, d_.embedding_));
-    if (!config_.tied_embeddings) {
-      LH_TRY(matrix({{"lm_head", vocab, hidden}}, MatrixUse::kProjection, d_.lm_head_));
-    }
-    LH_TRY(norm("output_norm", hidden, d_.output_norm_));
+    LH_TRY(matrix(embedding_spec(config_), d_.embedding_));
+    if (!config_.tied_embeddings) LH_TRY(matrix(lm_head_spec(config_), d_.lm_head_));
+    LH_TRY(norm("output_norm", config_.hidden_size, d_.output_norm_));
     for (const RopeConfig& rope : config_.ropes) {
       LH_ASSIGN_OR_RETURN(std::unique_ptr<RopeTable> table,
                           d_.backend_.make_rope(rope, options.max_position));
@@ -35,24 +34,15 @@ class Decoder::Builder {
   }
 
  private:
-  struct Part {
-    std::string name;
-    int64_t rows = 0;
-    int64_t cols = 0;
-  };
+  using Part = MatrixSpec::Part;
 
   Status build_layer(size_t index, Layer& layer) {
-    const std::string prefix = "layers." + std::to_string(index) + ".";
-    const auto name = [&](const char* part) { return prefix + part; };
-    const int64_t hidden = config_.hidden_size, intermediate = config_.intermediate_size;
-    const int64_t head = config_.head_dim;
+    const auto name = [&](const char* part) { return layer_tensor(index, part); };
+    const int64_t hidden = config_.hidden_size, head = config_.head_dim;
     const int64_t q_size = config_.num_heads * head, kv_size = config_.num_kv_heads * head;
 
     LH_TRY(norm(name("attention_norm"), hidden, layer.attention_norm));
-    LH_TRY(matrix({{name("q_proj"), q_size, hidden},
-                   {name("k_proj"), kv_size, hidden},
-                   {name("v_proj"), kv_size, hidden}},
-                  MatrixUse::kProjection, layer.qkv));
+    LH_TRY(matrix(qkv_spec(config_, index), layer.qkv));
     if (config_.qkv_bias) {
       LH_TRY(vector({{name("q_bias"), 1, q_size},
                      {name("k_bias"), 1, kv_size},
@@ -63,11 +53,10 @@ class Decoder::Builder {
       LH_TRY(norm(name("q_norm"), head, layer.q_norm));
       LH_TRY(norm(name("k_norm"), head, layer.k_norm));
     }
-    LH_TRY(matrix({{name("o_proj"), hidden, q_size}}, MatrixUse::kProjection, layer.output));
+    LH_TRY(matrix(output_spec(config_, index), layer.output));
     LH_TRY(norm(name("mlp_norm"), hidden, layer.mlp_norm));
-    LH_TRY(matrix({{name("gate_proj"), intermediate, hidden}, {name("up_proj"), intermediate, hidden}},
-                  MatrixUse::kGatedUp, layer.gate_up));
-    LH_TRY(matrix({{name("down_proj"), hidden, intermediate}}, MatrixUse::kProjection, layer.down));
+    LH_TRY(matrix(gate_up_spec(config_, index), layer.gate_up));
+    LH_TRY(matrix(down_spec(config_, index), layer.down));
     if (config_.post_norms) {
       LH_TRY(norm(name("post_attention_norm"), hidden, layer.post_attention_norm));
       LH_TRY(norm(name("post_mlp_norm"), hidden, layer.post_mlp_norm));
@@ -75,9 +64,9 @@ class Decoder::Builder {
     return {};
   }
 
-  Status matrix(const std::vector<Part>& parts, MatrixUse use, std::unique_ptr<Matrix>& out) {
-    LH_ASSIGN_OR_RETURN(const std::vector<TensorView> views, require(parts));
-    LH_ASSIGN_OR_RETURN(out, d_.backend_.make_matrix(views, use));
+  Status matrix(const MatrixSpec& spec, std::unique_ptr<Matrix>& out) {
+    LH_ASSIGN_OR_RETURN(const std::vector<TensorView> views, require(spec.parts));
+    LH_ASSIGN_OR_RETURN(out, d_.backend_.make_matrix(views, spec.use));
     d_.weight_bytes_ += out->resident_bytes;
     return {};
   }
@@ -179,6 +168,7 @@ Status Decoder::run_layer(const Layer& layer, StepBatch& batch, AbortWatch& watc
                             .eps = eps,
                             .gate_up = layer.gate_up.get(),
                             .activation = config_.activation,
+                            .reader = layer.down.get(),
                             .out = &mlp_}));
 
   LH_TRY(let_aborted_go(batch, watch, {&x_, &mlp_}));
@@ -198,6 +188,7 @@ Status Decoder::attend(const Layer& layer) {
                              .scale = config_.softmax_scale,
                              .softcap = config_.attention_softcap,
                              .layer_in_block = layer.layer_in_block,
+                             .reader = layer.output.get(),
                              .out = &attended_}));
   const auto elapsed = std::chrono::steady_clock::now() - start;
   attention_micros_ += std::chrono::duration_cast<std::chrono::microseconds>(elapsed).count();

@@ -7,14 +7,13 @@ const TensorView* WeightSet::find(std::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second.tensor;
 }
 
-Result<TensorView> WeightSet::require(std::string_view name, int64_t rows, int64_t cols) const {
+Result<TensorView> WeightSet::check(std::string_view name, int64_t rows, int64_t cols) const {
   const std::string text(name);
-  const auto found = tensors_.find(text);
-  if (found == tensors_.end()) {
+  const TensorView* const tensor = find(name);
+  if (tensor == nullptr) {
     return error(ErrorCode::kModelFormat, "tensor %s: expected [%lld, %lld], found none",
                  text.c_str(), static_cast<long long>(rows), static_cast<long long>(cols));
   }
-  const TensorView* const tensor = &found->second.tensor;
   if (tensor->rows != rows || tensor->cols != cols) {
     return error(ErrorCode::kModelFormat, "tensor %s: expected [%lld, %lld], found [%lld, %lld]",
                  text.c_str(), static_cast<long long>(rows), static_cast<long long>(cols),
@@ -26,9 +25,14 @@ Result<TensorView> WeightSet::require(std::string_view name, int64_t rows, int64
                  "tensor %s: %s needs rows of a multiple of %d elements, found %lld", text.c_str(),
                  info.name, info.block_elements, static_cast<long long>(cols));
   }
-  TensorView view = *tensor;
-  if (found->second.open) {
-    LH_ASSIGN_OR_RETURN(LeasedBytes bytes, found->second.open());
+  return *tensor;
+}
+
+Result<TensorView> WeightSet::require(std::string_view name, int64_t rows, int64_t cols) const {
+  LH_ASSIGN_OR_RETURN(TensorView view, check(name, rows, cols));
+  const Open& open = tensors_.find(std::string(name))->second.open;
+  if (open) {
+    LH_ASSIGN_OR_RETURN(LeasedBytes bytes, open());
     view.data = bytes.data;
     view.lease = std::move(bytes.lease);
   }

@@ -49,8 +49,10 @@ class WeightSet {
   void add(TensorView tensor, Open open) { insert({std::move(tensor), std::move(open)}); }
   // Name, type and shape; data is null when it is opened on demand. Null when absent.
   const TensorView* find(std::string_view name) const;
-  // kModelFormat when absent or when the shape differs; message names tensor, expected, found. What
-  // opening the bytes fails with is passed on.
+  // kModelFormat when absent or when the shape differs; message names tensor, expected, found. The
+  // view is as find() has it.
+  Result<TensorView> check(std::string_view name, int64_t rows, int64_t cols) const;
+  // The same with its bytes; what opening them fails with is passed on.
   Result<TensorView> require(std::string_view name, int64_t rows, int64_t cols) const;
   size_t size() const { return tensors_.size(); }
 

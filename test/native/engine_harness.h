@@ -23,6 +23,9 @@ class SpyBackend final : public longhaul::Backend {
       : inner_(std::move(inner)), before_(std::move(before)) {}
 
   longhaul::BackendInfo info() const override { return inner_->info(); }
+  longhaul::Result<int64_t> prepare(const longhaul::ModelNeeds& needs) override {
+    return inner_->prepare(needs);
+  }
   longhaul::Result<longhaul::DeviceTensor> allocate(int64_t rows, int64_t cols) override {
     return inner_->allocate(rows, cols);
   }

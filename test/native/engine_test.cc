@@ -533,6 +533,15 @@ LH_TEST(the_pool_is_sized_in_blocks_or_refused) {
             std::string("KV memory of 32767 bytes holds 3 blocks of 8192 bytes; one sequence needs at "
                         "least 4 blocks (32768 bytes)"));
   options = tiny_options();
+  options.kv_memory_bytes = 0;  // left to the backend, whose memory is the host's
+  EXPECT_TRUE(message_of(options).find("KV memory of 0 bytes") != std::string::npos);
+  options.kv_memory_default_bytes = 4 * 8192;
+  EXPECT_EQ(Harness(model, options).engine().info().num_blocks, 4);
+  options = tiny_options();
+  options.kv_dtype = KvDType::kFp8;
+  EXPECT_EQ(message_of(options),
+            std::string("--kv-dtype fp8: the cpu backend keeps f16, bf16 or q8; fp8 needs --backend cuda"));
+  options = tiny_options();
   options.block_size = 48;
   EXPECT_TRUE(message_of(options).find("block_size") != std::string::npos);
   options = tiny_options();

@@ -53,6 +53,12 @@ PrepareParams prepare_params(const DeviceTensor* x, int32_t num_tokens, const Ve
   return params;
 }
 
+Status check_kv_dtype(KvDType dtype) {
+  if (dtype != KvDType::kFp8) return {};
+  return error(ErrorCode::kUnsupported,
+               "--kv-dtype fp8: the cpu backend keeps f16, bf16 or q8; fp8 needs --backend cuda");
+}
+
 Result<std::vector<float>> widen(const TensorView& part) {
   const int64_t count = part.rows * part.cols;
   std::vector<float> values(static_cast<size_t>(count));
@@ -129,13 +135,21 @@ void CpuBackend::for_rows(int64_t count, int64_t floats, const Body& body) {
   }
 }
 
+Result<int64_t> CpuBackend::prepare(const ModelNeeds& needs) {
+  LH_TRY(check_kv_dtype(needs.layout.dtype));
+  return needs.kv_memory_bytes > 0 ? needs.kv_memory_bytes : needs.kv_memory_default_bytes;
+}
+
 Result<DeviceTensor> CpuBackend::allocate(int64_t rows, int64_t cols) {
   if (rows < 0 || cols < 0) {
     return error(ErrorCode::kInternal, "tensor of %lld x %lld", static_cast<long long>(rows),
                  static_cast<long long>(cols));
   }
   LH_ASSIGN_OR_RETURN(Arena arena, Arena::create(rows * cols * int64_t{sizeof(float)}));
-  const DeviceTensor tensor{arena.data(), rows, cols};
+  DeviceTensor tensor;
+  tensor.data = arena.data();
+  tensor.rows = rows;
+  tensor.cols = cols;
   tensors_.push_back(std::move(arena));
   return tensor;
 }
@@ -193,6 +207,7 @@ Status CpuBackend::create_kv_pool(const KvLayout& layout, int32_t num_blocks, in
     return error(ErrorCode::kInternal, "kv pool: %d slots, %d heads, %d kv heads, %d partials",
                  num_slots, num_heads, layout.num_kv_heads, max_partials);
   }
+  LH_TRY(check_kv_dtype(layout.dtype));
   LH_TRY(store_.create(layout, num_blocks));
   num_heads_ = num_heads;
   max_partials_ = max_partials;

@@ -52,6 +52,7 @@ class CpuBackend : public Backend {
 
   BackendInfo info() const override;
 
+  Result<int64_t> prepare(const ModelNeeds& needs) override;
   Result<DeviceTensor> allocate(int64_t rows, int64_t cols) override;
   Result<std::unique_ptr<Matrix>> make_matrix(std::span<const TensorView> parts,
                                               MatrixUse use) override;
