@@ -108,6 +108,9 @@ class Shared {
   // Told with the line of the thread's last access or primitive that has one.
   Ref<T> operator*() const { return Ref<T>(address_, std::source_location()); }
   Shared operator+(At at) const { return Shared(address_ + at.value * ptrdiff_t{sizeof(T)}); }
+  friend Shared operator+(ptrdiff_t offset, Shared pointer) {
+    return Shared(pointer.address_ + offset * ptrdiff_t{sizeof(T)});
+  }
   Shared operator-(At at) const { return Shared(address_ - at.value * ptrdiff_t{sizeof(T)}); }
   ptrdiff_t operator-(Shared other) const {
     return (address_ - other.address_) / ptrdiff_t{sizeof(T)};
