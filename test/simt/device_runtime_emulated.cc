@@ -56,8 +56,9 @@ Operation copy(Operation::Kind kind, void* to, const void* from, int64_t bytes) 
   return operation;
 }
 
-Operation work(std::function<Status()> run) {
+Operation work(std::string name, std::function<Status()> run) {
   Operation operation;
+  operation.name = std::move(name);
   operation.run = std::move(run);
   return operation;
 }
@@ -314,7 +315,7 @@ Status EmulatedDevice::copy_on_device(void* to, const void* from, int64_t bytes,
   if (a < b + bytes && b < a + bytes) {
     return error(ErrorCode::kDevice, "copy_on_device: source and destination overlap");
   }
-  queue(*on, work([=] {
+  queue(*on, work("copy_on_device", [=] {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return Status();
   }));
@@ -328,7 +329,7 @@ Status EmulatedDevice::clear(void* memory, int64_t bytes, Stream stream) {
   LH_TRY(find(stream, &on));
   if (bytes == 0) return {};
   LH_TRY(memory_.check_range(MemoryKind::kDevice, "clear", memory, bytes));
-  queue(*on, work([=] {
+  queue(*on, work("clear", [=] {
     std::memset(memory, 0, static_cast<size_t>(bytes));
     return Status();
   }));
@@ -337,10 +338,11 @@ Status EmulatedDevice::clear(void* memory, int64_t bytes, Stream stream) {
 
 // ---- kernels
 
-int EmulatedDevice::launch_kernel(EmulatedStream* stream, std::function<int()> kernel) {
+int EmulatedDevice::launch_kernel(EmulatedStream* stream, std::function<int()> kernel,
+                                  const std::string& name) {
   const std::lock_guard lock(mutex_);
   if (!begin(Call::kLaunch, "kernel launch").ok()) return kLaunchFailure;
-  queue(*stream, work([this, kernel = std::move(kernel)] {
+  queue(*stream, work(name, [this, kernel = std::move(kernel)] {
     if (injected(Call::kRun)) return told(device_error("kernel", kLaunchFailure, kInjected));
     const int number = kernel();
     if (number == 0) return Status();
@@ -428,7 +430,7 @@ Status EmulatedDevice::dense(const DenseProduct& product, Stream stream) {
   if (!dense_stream_) dense_stream_ = on;
   if (dense_stream_ != on) return cuda::dense_on_two_streams();
   if (product.rows == 0 || product.out == 0) return {};
-  queue(*on, work([this, product] {
+  queue(*on, work("dense", [this, product] {
     if (injected(Call::kRun)) return told(device_error("dense", kLaunchFailure, kInjected));
     dense_product(product);
     return Status();

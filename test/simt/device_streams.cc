@@ -131,7 +131,11 @@ Status DeviceStreams::run(Operation& operation) {
       return check_();
     case Operation::Kind::kWork:
       LH_TRY(operation.run());
-      return check_();
+      if (const Status status = check_(); !status.ok()) {
+        return error(status.code(), "after %s: %s", operation.name.c_str(),
+                     status.message().c_str());
+      }
+      return {};
   }
   return {};
 }

@@ -35,6 +35,7 @@ struct Operation {
   enum class Kind { kWork, kCopyToDevice, kCopyToHost, kMark, kWait };
   Kind kind = Kind::kWork;
   std::function<Status()> run;          // kWork
+  std::string name;                     // kWork: the kernel's
   void* to = nullptr;                   // copies
   const void* from = nullptr;
   int64_t bytes = 0;

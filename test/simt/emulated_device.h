@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "backend/cuda/device_runtime.h"
@@ -97,7 +98,7 @@ class EmulatedDevice final : public cuda::DeviceRuntime {
   Status dense(const cuda::DenseProduct& product, device::Stream stream) override;
 
   // What kernels' launches become (stream.h): 0 or an error number.
-  int launch_kernel(EmulatedStream* stream, std::function<int()> work);
+  int launch_kernel(EmulatedStream* stream, std::function<int()> kernel, const std::string& name);
 
  private:
   struct Counter {

@@ -45,7 +45,7 @@ int launch(dim3 grid, uint32_t threads, uint32_t shared_bytes, const Params& par
   return enqueue(stream, [&which, grid, threads, shared_bytes, params]() -> int {
     if (grid.x != 0 && grid.y != 0 && grid.z != 0) which.mark_executed();
     return run_grid(grid, threads, shared_bytes, [&params] { Kernel(params); }, which.name());
-  });
+  }, which.name());
 }
 
 }  // namespace longhaul::simt

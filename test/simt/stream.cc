@@ -6,10 +6,10 @@
 
 namespace longhaul::simt {
 
-int enqueue(void* stream, std::function<int()> work) {
+int enqueue(void* stream, std::function<int()> work, const std::string& name) {
   if (!stream) return work();
   auto* const queue = static_cast<EmulatedStream*>(stream);
-  return queue->device->launch_kernel(queue, std::move(work));
+  return queue->device->launch_kernel(queue, std::move(work), name);
 }
 
 }  // namespace longhaul::simt
