@@ -1,5 +1,5 @@
-// copy_blocks: whole blocks of the pool, from and to. Pairs take effect one after the other: a later
-// one may read what an earlier one wrote.
+// copy_blocks: whole blocks of the pool, from and to. Pairs take effect one after the other: a
+// later one may read what an earlier one wrote.
 #pragma once
 
 #include <cstddef>

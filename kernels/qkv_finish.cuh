@@ -5,10 +5,11 @@
 // 30 us at 3 TB/s. Decode of one row: 5 blocks, latency alone (load, angles, one barrier, store):
 // about 3 us with the launch.
 // Arithmetic is small beside that: 24 instructions for each of half_dim angles a block (shared by
-// its eight warps), some 60 a lane and head for the rest; the Hadamard rotation adds log2(n) steps
-// of a shuffle (5 for n = 128, the last two inside a lane).
+// its eight warps), some 60 a lane and head for the rest; the Hadamard rotation of 128 channels adds
+// seven steps, five of them four shuffles.
 // Shared memory: 2 * half_dim floats of angles, head_dim floats a warp: 4.5 KiB for head_dim 128.
-// sm_90a: 40 to 48 registers at head_dim <= 128: 40 warps a multiprocessor, 512 bytes in flight each.
+// sm_90a: 32 to 36 registers at head_dim <= 128, 46 up to 256, 64 up to 512: 56, 40 or 32 warps a
+// multiprocessor with 512 bytes and more in flight each.
 #pragma once
 
 #include <type_traits>
@@ -81,7 +82,8 @@ __device__ __forceinline__ void norm_head(Head<kVectors>& head, const float* wei
 
 // Rotates pairs (2i, 2i + 1), i < half_dim: both are in one lane.
 template <int kVectors>
-__device__ __forceinline__ void rotate_interleaved(Head<kVectors>& head, Shared<const float> cosines,
+__device__ __forceinline__ void rotate_interleaved(Head<kVectors>& head,
+                                                   Shared<const float> cosines,
                                                    Shared<const float> sines, int32_t half_dim) {
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
@@ -101,7 +103,7 @@ __device__ __forceinline__ void rotate_interleaved(Head<kVectors>& head, Shared<
 }
 
 __device__ __forceinline__ float4 four_floats(Shared<const float> from, int32_t at) {
-  return *(shared_cast<const float4>(from) + at / 4);
+  return shared_cast<const float4>(from)[at / 4];
 }
 
 // Rotates pairs (i, i + half_dim), i < half_dim. The other number of a pair is in another lane:
@@ -112,7 +114,8 @@ __device__ __forceinline__ void rotate_halves(Head<kVectors>& head, Shared<const
                                               int32_t head_dim, Shared<float> staged) {
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
-    if (head_channel(j) < head_dim) *(shared_cast<float4>(staged) + head_channel(j) / 4) = head.v[j];
+    const int32_t c = head_channel(j);
+    if (c < head_dim) shared_cast<float4>(staged)[c / 4] = head.v[j];
   }
   warp_sync();  // all channels are staged before a lane reads its partners
   const bool aligned = half_dim % 4 == 0;  // then four channels are in one half, so are partners

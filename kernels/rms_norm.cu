@@ -43,11 +43,14 @@ int launch_rms_norm(const RmsNormParams& params, Stream stream) {
   if (!valid_output(params.out, params.cols) || params.x_stride % 4 != 0) return kInvalidLaunch;
   const LaunchShape shape = row_shape(params.rows, params.cols);
   switch (params.out.form) {
-    case InputForm::kF32: return launch_kernel<rms_norm_kernel<InputForm::kF32>>(shape, params, stream);
-    case InputForm::kF16: return launch_kernel<rms_norm_kernel<InputForm::kF16>>(shape, params, stream);
+    case InputForm::kF32:
+      return launch_kernel<rms_norm_kernel<InputForm::kF32>>(shape, params, stream);
+    case InputForm::kF16:
+      return launch_kernel<rms_norm_kernel<InputForm::kF16>>(shape, params, stream);
     case InputForm::kBF16:
       return launch_kernel<rms_norm_kernel<InputForm::kBF16>>(shape, params, stream);
-    case InputForm::kQ8: return launch_kernel<rms_norm_kernel<InputForm::kQ8>>(shape, params, stream);
+    case InputForm::kQ8:
+      return launch_kernel<rms_norm_kernel<InputForm::kQ8>>(shape, params, stream);
   }
   return kInvalidLaunch;
 }
@@ -68,7 +71,9 @@ int launch_convert_rows(const ConvertRowsParams& params, Stream stream) {
   if (params.rows <= 0) return 0;
   if (!valid_output(params.out, params.cols) || params.x_stride % 4 != 0) return kInvalidLaunch;
   constexpr uint32_t kThreads = ConvertRowsConfig::kThreads;
-  const uint32_t blocks = ((static_cast<uint32_t>(params.cols) + 63) / 64 * 16 + kThreads - 1) / kThreads;
+  // With the columns that kQ8 fills.
+  const uint32_t vectors = (static_cast<uint32_t>(params.cols) + 63) / 64 * 16;
+  const uint32_t blocks = (vectors + kThreads - 1) / kThreads;
   const uint32_t rows = params.rows < 65535 ? static_cast<uint32_t>(params.rows) : 65535u;
   const LaunchShape shape{dim3(blocks, rows), kThreads, 0};
   switch (params.out.form) {

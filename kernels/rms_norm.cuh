@@ -28,7 +28,8 @@ struct RmsNormConfig {
 __device__ __forceinline__ float square_sum(const float4& v) {
   return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, v.x * v.x)));
 }
-__device__ __forceinline__ float4 scale_columns(const float4& v, float factor, const float4& weight) {
+__device__ __forceinline__ float4 scale_columns(const float4& v, float factor,
+                                                const float4& weight) {
   return float4{v.x * factor * weight.x, v.y * factor * weight.y, v.z * factor * weight.z,
                 v.w * factor * weight.w};
 }

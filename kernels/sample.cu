@@ -30,10 +30,12 @@ int launch_sample(const SampleParams& params, Stream stream) {
   launch.params = params;
   launch.row_bytes = row_bytes(params.vocab_size);
   launch.num_chunks = num_chunks(params.vocab_size);
-  launch.vectors = params.logits_stride % 4 == 0 && reinterpret_cast<uintptr_t>(params.logits) % 16 == 0;
+  launch.vectors = params.logits_stride % 4 == 0 &&
+                   reinterpret_cast<uintptr_t>(params.logits) % 16 == 0;
 
   LaunchShape shape;
-  shape.grid = dim3(static_cast<uint32_t>(launch.num_chunks), static_cast<uint32_t>(params.num_rows));
+  shape.grid = dim3(static_cast<uint32_t>(launch.num_chunks),
+                    static_cast<uint32_t>(params.num_rows));
   shape.threads = SampleConfig::kThreads;
   shape.shared_bytes = SampleSharedLayout::kScanBytes;
   LaunchShape sums = shape;

@@ -13,8 +13,8 @@
 //   rank                                                            3 us
 // so greedy 4 us, temperature alone 9 us, top_k, top_p, min_p 15 us, log-probabilities 3 more (with
 // a top list two stages that greedy has not). 64 rows: 32 MiB a stage, 10 to 14 us at 3 TB/s.
-// sm_90a: 48 to 64 registers, 17 or 33 KiB of shared memory: 4 to 6 blocks a multiprocessor, 64 bytes
-// in flight a thread.
+// sm_90a: 32 (scan), 58 (weigh), 76 (collect), 34 (rank) registers; 17 KiB of shared memory, weigh
+// and collect 33: 8, 4, 3 and 8 blocks a multiprocessor, 64 bytes in flight a thread.
 #pragma once
 
 #include "device.cuh"
@@ -48,7 +48,8 @@ __device__ __forceinline__ void finish_scan(const SampleRow& row) {
     for (int32_t i = thread_index(); i < row.launch.num_chunks; i += SampleConfig::kThreads) {
       const SampleChunk chunk = chunks[i];
       if (chunk.raw_max > kMinusInfinity) {
-        sum += static_cast<double>(chunk.raw_sum) * static_cast<double>(expf(chunk.raw_max - raw_max));
+        sum += static_cast<double>(chunk.raw_sum) *
+               static_cast<double>(expf(chunk.raw_max - raw_max));
       }
     }
     sum = block_add(sum, row.shared);
@@ -93,7 +94,9 @@ __global__ void __launch_bounds__(SampleConfig::kThreads)
 
   if (chunk == 0) {  // the stages that follow add to these
     uint32_t* sums = row.at<uint32_t>(SampleLayout::kLow);
-    for (int32_t i = thread_index(); i < 4 * SampleConfig::kBins; i += SampleConfig::kThreads) sums[i] = 0;
+    for (int32_t i = thread_index(); i < 4 * SampleConfig::kBins; i += SampleConfig::kThreads) {
+      sums[i] = 0;
+    }
     if (thread_index() == 0) {
       row.state->num_listed = 0;
       row.state->num_top_listed = 0;
@@ -246,7 +249,9 @@ __device__ __forceinline__ void finish_weigh(const SampleRow& row, bool draws, b
   const SampleShared& shared = row.shared;
   const auto copy_bins = [&](Shared<uint32_t> to, int64_t from) {
     const uint32_t* bins = row.at<uint32_t>(from);
-    for (int32_t i = thread_index(); i < SampleConfig::kBins; i += SampleConfig::kThreads) to[i] = bins[i];
+    for (int32_t i = thread_index(); i < SampleConfig::kBins; i += SampleConfig::kThreads) {
+      to[i] = bins[i];
+    }
   };
   if (row.state->tops) {
     copy_bins(shared.top_counts(), SampleLayout::kTopCounts);
@@ -320,8 +325,9 @@ __global__ void __launch_bounds__(SampleConfig::kThreads)
     // complete without them, and most of a vocabulary need not be counted.
     const uint64_t least =
         top_k ? 0
-              : static_cast<uint64_t>((1.0f - row.input.top_p) * SampleConfig::kWeightUnit * 0.999f /
-                                      static_cast<float>(p.params.vocab_size));
+              : static_cast<uint64_t>((1.0f - row.input.top_p) * 0.999f /
+                                      static_cast<float>(p.params.vocab_size) *
+                                      SampleConfig::kWeightUnit);
     uint64_t total = 0;
 #pragma unroll
     for (int i = 0; i < SampleConfig::kElements; ++i) {
@@ -408,7 +414,8 @@ __device__ __forceinline__ void finish_top(const SampleRow& row) {
     for (int32_t i = 0; i < n; ++i) rank += row.shared.items()[i] < mine ? 1 : 0;
     if (rank < num_top) {
       const double logit = row.logits[item_id(mine)];
-      top[rank] = SampleTop{item_id(mine), static_cast<float>(logit - row.state->log_sum), rank + 1};
+      const float logprob = static_cast<float>(logit - row.state->log_sum);
+      top[rank] = SampleTop{item_id(mine), logprob, rank + 1};
     }
   }
   if (thread_index() >= n && thread_index() < num_top) {
@@ -452,6 +459,8 @@ __device__ __forceinline__ void finish_draw(const SampleRow& row) {
   draw(row, last);
 }
 
+// Three blocks a multiprocessor: left alone, the compiler overlaps the unrolled elements until two
+// are all that fit.
 __global__ void __launch_bounds__(SampleConfig::kThreads, 3)
     sample_collect_kernel(const __grid_constant__ SampleLaunch p) {
   // Block (c, r) owns chunk c of row r; thread t four logits of each 1024.

@@ -97,7 +97,8 @@ struct SampleParams {
   SampleResult* results = nullptr;       // device, out [num_rows]
   SampleTop* top = nullptr;              // device, out [num_rows, kSampleTopMax]; entries below a
                                          // row's num_top are written. May be null if none asks
-  void* scratch = nullptr;               // sample_scratch_bytes(); zeroed once, then the kernels' own
+  void* scratch = nullptr;               // sample_scratch_bytes(), 256-byte aligned; zeroed once,
+                                         // then the kernels' own
   uint32_t stages = kSampleAllStages;    // or of sample_stages() over the rows, or more
 };
 

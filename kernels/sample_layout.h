@@ -87,16 +87,16 @@ struct SampleLaunch {
 
 // Dynamic shared memory of a block, in bytes from its start.
 struct SampleSharedLayout {
-  static constexpr int kPartials = 0;                                // uint64_t [kWarps]
-  static constexpr int kAnswer = kPartials + 8 * SampleConfig::kWarps;  // uint64_t [2]
-  static constexpr int kGenerated = kAnswer + 16;                    // a bit for each of a chunk's ids
-  static constexpr int kStaged = kGenerated + SampleConfig::kChunk / 8;    // float [kChunk]
-  static constexpr int kScanBytes = kStaged + 4 * SampleConfig::kChunk;    // stages scan and rank
-  static constexpr int kLow = kScanBytes;                            // uint32_t [kBins]
+  static constexpr int kPartials = 0;                                    // uint64_t [kWarps]
+  static constexpr int kAnswer = kPartials + 8 * SampleConfig::kWarps;   // uint64_t [2]
+  static constexpr int kGenerated = kAnswer + 16;                        // bits [kChunk]
+  static constexpr int kStaged = kGenerated + SampleConfig::kChunk / 8;  // float [kChunk]
+  static constexpr int kScanBytes = kStaged + 4 * SampleConfig::kChunk;  // stages scan and rank
+  static constexpr int kLow = kScanBytes;                                // uint32_t [kBins]
   static constexpr int kHigh = kLow + 4 * SampleConfig::kBins;
   static constexpr int kCounts = kHigh + 4 * SampleConfig::kBins;
   static constexpr int kTopCounts = kCounts + 4 * SampleConfig::kBins;
-  static constexpr int kItems = kTopCounts;                          // uint64_t [kRanked], instead
+  static constexpr int kItems = kTopCounts;                              // uint64_t [kRanked]
   static constexpr int kItemWeights = kItems + 8 * SampleConfig::kRanked;
   static constexpr int kBytes = kTopCounts + 4 * SampleConfig::kBins;
 };

@@ -44,8 +44,8 @@ __device__ __forceinline__ float item_distance(uint64_t item) {
   return bits_float(static_cast<uint32_t>(item >> 32));
 }
 
-// A chunk's logits in registers: thread t holds elements 1024 j + 4 t + i of it in x[4 j + i], those
-// beyond the vocabulary as -infinity.
+// A chunk's logits in registers: thread t holds elements 1024 j + 4 t + i of it in x[4 j + i],
+// those beyond the vocabulary as -infinity.
 struct ChunkLogits {
   float x[SampleConfig::kElements];
 };
@@ -89,7 +89,8 @@ struct SampleRow {
   }
   __device__ __forceinline__ bool has_edits() const {
     return !is_lookup() &&
-           (input.num_biases > 0 || input.num_bans > 0 || input.num_prompt > 0 || input.num_output > 0);
+           (input.num_biases > 0 || input.num_bans > 0 || input.num_prompt > 0 ||
+            input.num_output > 0);
   }
 
   // A logit's distance is (max - logit) * scale; what is farther than the limit is no candidate.

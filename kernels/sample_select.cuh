@@ -83,7 +83,9 @@ struct RowItems {
   template <bool kByWeight>
   __device__ __forceinline__ uint64_t select(uint64_t most, uint64_t wanted) const {
     uint64_t low = 0, high = most, taken = 0;
-    if (count() > SampleConfig::kRanked && !narrow<kByWeight>(low, high, taken, wanted)) return most;
+    if (count() > SampleConfig::kRanked && !narrow<kByWeight>(low, high, taken, wanted)) {
+      return most;
+    }
 
     const int32_t n = gather(low, high);
     const Shared<uint64_t> items = row.shared.items(), weights = row.shared.item_weights();
