@@ -20,14 +20,15 @@ std::vector<CopyCase> copy_cases() {
   std::vector<CopyCase> cases = {
       {16, 2, {}},
       {16, 2, {{0, 1}}},
-      {4096 + 16, 4, {{0, 1}, {1, 2}, {2, 3}}},           // each reads what the one before wrote
-      {16384, 5, {{4, 0}, {3, 4}, {0, 3}, {2, 2}}},        // a swap through a third block
+      {4096 + 16, 4, {{0, 1}, {1, 2}, {2, 3}}},      // each reads what the one before wrote
+      {16384, 5, {{4, 0}, {3, 4}, {0, 3}, {2, 2}}},  // a swap through a third block
       {3 * 16384 + 2064, 3, {{2, 0}, {1, 2}}},
   };
   std::mt19937 random(1);
   CopyCase fuzz{2 * 16384 + 48, 13, {}};
   for (int i = 0; i < 40; ++i) {
-    fuzz.pairs.push_back({static_cast<int32_t>(random() % 13), static_cast<int32_t>(random() % 13)});
+    const auto from = static_cast<int32_t>(random() % 13);
+    fuzz.pairs.push_back({from, static_cast<int32_t>(random() % 13)});
   }
   cases.push_back(fuzz);
   return cases;

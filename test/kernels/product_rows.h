@@ -59,8 +59,8 @@ class ProductRows {
   }
 
   // Compares with expected [rows, cols]. `relative` and `absolute` are what f32 arithmetic may be
-  // off, beside the rounding of the form itself. Columns beyond must be untouched (of q8: zero up to
-  // the next 64).
+  // off, beside the rounding of the form itself. Columns beyond must be untouched (of q8: zero up
+  // to the next 64).
   void expect(const std::vector<double>& expected, double relative, double absolute,
               const std::string& what) {
     const std::vector<uint8_t> data = data_->download();
@@ -153,7 +153,8 @@ class ProductRows {
       const double want = col < cols_ ? expected[static_cast<size_t>(row * cols_ + col)] : 0;
       sum += quant(col);
       const double exact = scale > 0x1p-100 ? want / scale : 0;
-      if (std::fabs(quant(col) - exact) > 0.5 + 127 * (relative + 1e-6) + absolute / std::max(scale, 1e-30)) {
+      const double slack = 127 * (relative + 1e-6) + absolute / std::max(scale, 1e-30);
+      if (std::fabs(quant(col) - exact) > 0.5 + slack) {
         miss(row, col, exact, quant(col));
       }
     }
