@@ -217,6 +217,11 @@ inline void mma_16832_s8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t
 
 // ---- numbers
 
+template <typename T>
+inline T computed_here(T value) {
+  static_assert(sizeof(T) == 4);
+  return value;
+}
 inline float to_float(f16 value) { return simt::f16_to_f32(value.bits); }
 inline float to_float(bf16 value) { return simt::bf16_to_f32(value.bits); }
 inline float to_float(fp8 value) { return simt::fp8_to_f32(value.bits); }
@@ -267,6 +272,14 @@ inline int32_t dot4(int32_t a, int32_t b, int32_t c) {
 inline uint32_t permute_bytes(uint32_t lo, uint32_t hi, uint32_t selector) {
   return simt::permute(lo, hi, selector);
 }
+inline int32_t min(int32_t a, int32_t b) { return b < a ? b : a; }
+inline int64_t min(int64_t a, int64_t b) { return b < a ? b : a; }
+inline uint32_t min(uint32_t a, uint32_t b) { return b < a ? b : a; }
+inline uint64_t min(uint64_t a, uint64_t b) { return b < a ? b : a; }
+inline int32_t max(int32_t a, int32_t b) { return a < b ? b : a; }
+inline int64_t max(int64_t a, int64_t b) { return a < b ? b : a; }
+inline uint32_t max(uint32_t a, uint32_t b) { return a < b ? b : a; }
+inline uint64_t max(uint64_t a, uint64_t b) { return a < b ? b : a; }
 inline float exp2_fast(float x) { return simt::exp2_flushed(x); }
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float rsqrt_fast(float x) { return 1.0f / std::sqrt(x); }

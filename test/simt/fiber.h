@@ -6,6 +6,11 @@
 #include <boost/context/fiber.hpp>
 #include <cstddef>
 #include <functional>
+#include <utility>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace longhaul::simt {
 
@@ -29,6 +34,9 @@ class Fiber {
  private:
   void arrive();
 
+  // Whom control came from, for whoever continues; null after leave().
+  static constinit thread_local Fiber* leaving_ __attribute__((tls_model("initial-exec")));
+
   boost::context::fiber context_;   // where to continue; empty while running
   Fiber* next_ = nullptr;           // set by leave(): whom the entry's return continues
   std::byte* stack_ = nullptr;      // lowest usable byte; null for the thread's own stack
@@ -36,5 +44,30 @@ class Fiber {
   const void* sanitizer_bottom_ = nullptr;  // of the thread's own stack, learned on leaving it
   void* sanitizer_stack_ = nullptr;
 };
+
+inline void Fiber::arrive() {
+#if defined(__SANITIZE_ADDRESS__)
+  const void* bottom = nullptr;
+  size_t bytes = 0;
+  __sanitizer_finish_switch_fiber(sanitizer_stack_, &bottom, &bytes);
+  // The thread's own stack is known only once it has been left.
+  if (leaving_ && !leaving_->stack_) {
+    leaving_->sanitizer_bottom_ = bottom;
+    leaving_->stack_bytes_ = bytes;
+  }
+#endif
+}
+
+inline __attribute__((always_inline)) void Fiber::switch_to(Fiber& from, Fiber& to) {
+  leaving_ = &from;
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&from.sanitizer_stack_,
+                                 to.stack_ ? to.stack_ : to.sanitizer_bottom_,
+                                 to.stack_bytes_);
+#endif
+  boost::context::fiber back = std::move(to.context_).resume();
+  if (leaving_) leaving_->context_ = std::move(back);
+  from.arrive();
+}
 
 }  // namespace longhaul::simt

@@ -13,14 +13,16 @@ constinit thread_local Thread* current __attribute__((tls_model("initial-exec"))
 
 namespace {
 
-constexpr uint32_t kReadySlots = 1024;     // threads a block can have
 constexpr size_t kSharedAlignment = 128;
 
 std::string thread_name(const Thread& thread) { return "thread " + std::to_string(thread.id); }
 
+// One call in the source has one constant for its place in nearly all cases; two texts are
+// compared only where it has not (a function template's instantiations).
 bool same_place(const char* a, Site where_a, const char* b, Site where_b) {
-  return std::strcmp(a, b) == 0 && where_a.line() == where_b.line() &&
-         where_a.column() == where_b.column() &&
+  if (a != b && std::strcmp(a, b) != 0) return false;
+  if (std::bit_cast<const void*>(where_a) == std::bit_cast<const void*>(where_b)) return true;
+  return where_a.line() == where_b.line() && where_a.column() == where_b.column() &&
          std::strcmp(where_a.file_name(), where_b.file_name()) == 0;
 }
 
@@ -144,38 +146,6 @@ void Block::abandon_threads() {
   for (uint32_t id = 0; id < launch_.threads; ++id) {
     if (!threads_[id]->exited) Fiber::switch_to(scheduler_, *threads_[id]->fiber);
   }
-}
-
-void Block::leave_cpu(Thread& self) {
-  if (ready_count_ == 0 || aborting_) {
-    Fiber::switch_to(*self.fiber, scheduler_);
-  } else {
-    Thread& next = *threads_[next_ready()];
-    if (&next != &self) Fiber::switch_to(*self.fiber, *next.fiber);
-  }
-}
-
-uint32_t Block::next_ready() {
-  if (random_) {
-    if (random_->below(64) == 0) bulk_copies_.land_one(*this);
-    const uint32_t chosen = (ready_head_ + random_->below(ready_count_)) % kReadySlots;
-    std::swap(ready_[ready_head_], ready_[chosen]);
-  }
-  const uint32_t id = ready_[ready_head_];
-  ready_head_ = (ready_head_ + 1) % kReadySlots;
-  --ready_count_;
-  return id;
-}
-
-void Block::wait(Thread& self) {
-  leave_cpu(self);
-  current = &self;
-  if (aborting_) throw Abandon();
-}
-
-void Block::wake(uint32_t id) {
-  ready_[(ready_head_ + ready_count_) % kReadySlots] = id;
-  ++ready_count_;
 }
 
 void Block::maybe_yield(Thread& self) {

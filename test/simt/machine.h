@@ -30,6 +30,7 @@ class Block;
 struct Warp;
 
 constexpr uint32_t kWarpLanes = 32;
+constexpr uint32_t kReadySlots = 1024;    // threads a block can have
 constexpr uint32_t kNamedBarriers = 16;   // 0 is block_sync's
 
 struct Thread {
@@ -158,5 +159,42 @@ class Block {
 
 // The running thread; null outside of kernels.
 extern constinit thread_local Thread* current __attribute__((tls_model("initial-exec")));
+
+// The way from one fiber to the next is one function. A switch leaves the processor's stack of
+// return addresses one call behind, so that every return after it is mispredicted: with this path
+// in four functions a switch took half as long again.
+#define LONGHAUL_SIMT_INLINE inline __attribute__((always_inline))
+
+LONGHAUL_SIMT_INLINE void Block::leave_cpu(Thread& self) {
+  if (ready_count_ == 0 || aborting_) {
+    Fiber::switch_to(*self.fiber, scheduler_);
+  } else {
+    Thread& next = *threads_[next_ready()];
+    if (&next != &self) Fiber::switch_to(*self.fiber, *next.fiber);
+  }
+}
+
+LONGHAUL_SIMT_INLINE uint32_t Block::next_ready() {
+  if (random_) {
+    if (random_->below(64) == 0) bulk_copies_.land_one(*this);
+    const uint32_t chosen = (ready_head_ + random_->below(ready_count_)) % kReadySlots;
+    std::swap(ready_[ready_head_], ready_[chosen]);
+  }
+  const uint32_t id = ready_[ready_head_];
+  ready_head_ = (ready_head_ + 1) % kReadySlots;
+  --ready_count_;
+  return id;
+}
+
+LONGHAUL_SIMT_INLINE void Block::wait(Thread& self) {
+  leave_cpu(self);
+  current = &self;
+  if (aborting_) throw Abandon();
+}
+
+LONGHAUL_SIMT_INLINE void Block::wake(uint32_t id) {
+  ready_[(ready_head_ + ready_count_) % kReadySlots] = id;
+  ++ready_count_;
+}
 
 }  // namespace longhaul::simt

@@ -1,5 +1,6 @@
 #include "simt/memory.h"
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -7,40 +8,64 @@ namespace longhaul::simt {
 namespace {
 
 struct Allocation {
-  int64_t bytes = 0;
+  uintptr_t end = 0;
   std::string what;
 };
-std::mutex mutex;   // guards the two below
+std::mutex mutex;   // guards the map
 std::map<uintptr_t, Allocation>& allocations() {
   static auto* const map = new std::map<uintptr_t, Allocation>;
   return *map;
 }
-bool any_registered = false;
+// Counts changes of the map; 0 until the first registration.
+std::atomic<uint64_t> version = 0;
+
+// Ranges of allocations that this thread found lately, good for one version.
+struct Found {
+  uintptr_t begin = 0, end = 0;
+};
+constexpr int kFound = 4;
+thread_local Found found[kFound];
+thread_local uint64_t found_version = 0;
+thread_local int found_next = 0;
 
 }  // namespace
 
 void register_allocation(const void* memory, int64_t bytes, const char* what) {
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
   const std::lock_guard lock(mutex);
-  any_registered = true;
-  allocations()[reinterpret_cast<uintptr_t>(memory)] = {bytes, what};
+  ++version;
+  allocations()[begin] = {begin + static_cast<uintptr_t>(bytes), what};
 }
 
 void unregister_allocation(const void* memory) {
   const std::lock_guard lock(mutex);
+  ++version;
   allocations().erase(reinterpret_cast<uintptr_t>(memory));
 }
 
 std::string check_allocation(const void* address, int64_t bytes) {
+  const uint64_t now = version.load(std::memory_order_acquire);
+  if (now == 0) return {};
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  const uintptr_t end = begin + static_cast<uintptr_t>(bytes);
+  if (found_version != now) {
+    for (Found& range : found) range = {};
+    found_version = now;
+  }
+  for (const Found& range : found) {
+    if (begin >= range.begin && end <= range.end) return {};
+  }
   const std::lock_guard lock(mutex);
-  if (!any_registered) return {};
-  const auto at = reinterpret_cast<uintptr_t>(address);
-  const auto after = allocations().upper_bound(at);
+  const auto after = allocations().upper_bound(begin);
   if (after == allocations().begin()) return "no allocation there";
   const auto& [start, allocation] = *std::prev(after);
-  const int64_t offset = static_cast<int64_t>(at - start);
-  if (offset + bytes <= allocation.bytes) return {};
-  return "at byte " + std::to_string(offset) + " of " + allocation.what + " (" +
-         std::to_string(allocation.bytes) + " bytes)";
+  if (end > allocation.end) {
+    return "at byte " + std::to_string(begin - start) + " of " + allocation.what + " (" +
+           std::to_string(allocation.end - start) + " bytes)";
+  }
+  found[found_next] = {start, allocation.end};
+  found_next = (found_next + 1) % kFound;
+  return {};
 }
 
 }  // namespace longhaul::simt
