@@ -418,7 +418,9 @@ Status EmulatedDevice::prepare_dense(const DenseProduct& product) {
   const std::lock_guard lock(mutex_);
   LH_TRY(told(streams_.failure()));
   LH_TRY(outside_capture("prepare_dense"));
-  return cuda::check_dense_shape(product);
+  LH_TRY(cuda::check_dense_shape(product));
+  dense_prepared_ = true;
+  return {};
 }
 
 Status EmulatedDevice::dense(const DenseProduct& product, Stream stream) {
@@ -427,6 +429,7 @@ Status EmulatedDevice::dense(const DenseProduct& product, Stream stream) {
   EmulatedStream* on = nullptr;
   LH_TRY(find(stream, &on));
   LH_TRY(check_dense(product));
+  if (!dense_prepared_) return cuda::dense_not_prepared();
   if (!dense_stream_) dense_stream_ = on;
   if (dense_stream_ != on) return cuda::dense_on_two_streams();
   if (product.rows == 0 || product.out == 0) return {};

@@ -578,6 +578,7 @@ LH_TEST(dense_product_against_double) {
       product.rows = rows;
       product.out = out;
       product.cols = cols;
+      EXPECT_ERROR(device->dense(product, stream), kDevice, "no product was prepared");
       must(device->prepare_dense(product));
       must(device->dense(product, stream));
       EXPECT_EQ(device->num_queued(), 1);

@@ -131,6 +131,7 @@ class EmulatedDevice final : public cuda::DeviceRuntime {
   std::vector<Operation> captured_;
   Status capture_failure_;
   EmulatedStream* dense_stream_ = nullptr;
+  bool dense_prepared_ = false;
 };
 
 // Of a runtime that open_device() of this build gave.

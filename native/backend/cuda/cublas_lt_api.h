@@ -14,7 +14,7 @@ using Handle = struct HandleTag*;               // cublasLtHandle_t
 using MatmulDesc = struct MatmulDescTag*;       // cublasLtMatmulDesc_t
 using MatrixLayout = struct MatrixLayoutTag*;   // cublasLtMatrixLayout_t
 using Preference = struct PreferenceTag*;       // cublasLtMatmulPreference_t
-using StreamHandle = struct CUstream_st*;       // cudaStream_t
+using StreamHandle = void*;                      // cudaStream_t
 
 // C enums; ints at the call.
 using StatusCode = int;                         // cublasStatus_t

@@ -20,4 +20,8 @@ Status dense_on_two_streams() {
   return error(ErrorCode::kDevice, "dense: products of one runtime are queued on one stream");
 }
 
+Status dense_not_prepared() {
+  return error(ErrorCode::kDevice, "dense: no product was prepared on this device yet");
+}
+
 }  // namespace longhaul::cuda

@@ -11,5 +11,7 @@ Status check_dense_shape(const DenseProduct& product);
 
 // The library's workspace belongs to the runtime, so all its products are queued on one stream.
 Status dense_on_two_streams();
+// The first prepare_dense() opens the library and takes its workspace.
+Status dense_not_prepared();
 
 }  // namespace longhaul::cuda

@@ -94,7 +94,9 @@ class DeviceRuntime {
   virtual Status launch(Graph graph, Stream stream) = 0;
   virtual void release(Graph graph) = 0;
 
-  // Chooses and keeps an algorithm for the shape; may allocate, so call it outside of steps.
+  // Chooses and keeps an algorithm for the shape; may allocate, so call it outside of steps. The
+  // first call opens the library: dense() before it is an error. A shape that was not prepared is
+  // chosen for when it comes. All products are queued on one stream.
   virtual Status prepare_dense(const DenseProduct& product) = 0;
   virtual Status dense(const DenseProduct& product, Stream stream) = 0;
 };
