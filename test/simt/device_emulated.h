@@ -281,7 +281,7 @@ inline int64_t max(int64_t a, int64_t b) { return a < b ? b : a; }
 inline uint32_t max(uint32_t a, uint32_t b) { return a < b ? b : a; }
 inline uint64_t max(uint64_t a, uint64_t b) { return a < b ? b : a; }
 inline float exp2_fast(float x) { return simt::exp2_flushed(x); }
-inline float reciprocal_fast(float x) { return 1.0f / x; }
+inline float reciprocal_fast(float x) { return simt::reciprocal_flushed(x); }
 inline float rsqrt_fast(float x) { return 1.0f / std::sqrt(x); }
 
 }  // namespace longhaul::device

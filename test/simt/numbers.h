@@ -76,6 +76,12 @@ inline float exp2_flushed(float x) {
   return y < 0x1p-126f ? 0.0f : y;
 }
 
+// rcp.approx.ftz: subnormal inputs and results are zero, with their sign.
+inline float reciprocal_flushed(float x) {
+  const float y = 1.0f / (std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x);
+  return std::fabs(y) < 0x1p-126f ? std::copysign(0.0f, y) : y;
+}
+
 // prmt: each selector digit picks a byte of hi:lo.
 inline uint32_t permute(uint32_t lo, uint32_t hi, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(hi) << 32 | lo;

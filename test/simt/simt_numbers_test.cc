@@ -167,6 +167,10 @@ LH_TEST(fast_functions) {
   EXPECT_EQ(exp2_fast(1e-40f), 1.0f);     // a subnormal argument
   EXPECT_TRUE(std::isnan(exp2_fast(std::nanf(""))));
   EXPECT_EQ(reciprocal_fast(-4.0f), -0.25f);
+  EXPECT_EQ(reciprocal_fast(-inf), 0.0f);
+  EXPECT_EQ(reciprocal_fast(-0.0f), -inf);
+  EXPECT_EQ(reciprocal_fast(1e-40f), inf);
+  EXPECT_EQ(reciprocal_fast(2e38f), 0.0f);
   EXPECT_EQ(rsqrt_fast(16.0f), 0.25f);
 }
 
