@@ -6,11 +6,11 @@
 #include <cerrno>
 #include <cstring>
 
-#include "backend/cpu/kv_store_convert.h"
 #include "backend/cpu/rope.h"
 #include "backend/cpu/quantized_kv.h"
 #include "check.h"
 #include "sampler/sampler.h"
+#include "tensor_floats.h"
 
 namespace longhaul {
 
@@ -57,31 +57,6 @@ Status check_kv_dtype(KvDType dtype) {
   if (dtype != KvDType::kFp8) return {};
   return error(ErrorCode::kUnsupported,
                "--kv-dtype fp8: the cpu backend keeps f16, bf16 or q8; fp8 needs --backend cuda");
-}
-
-Result<std::vector<float>> widen(const TensorView& part) {
-  const int64_t count = part.rows * part.cols;
-  std::vector<float> values(static_cast<size_t>(count));
-  const std::byte* data = part.data;
-  for (int64_t i = 0; i < count; ++i) {
-    uint16_t narrow = 0;
-    float& value = values[static_cast<size_t>(i)];
-    switch (part.dtype) {
-      case DType::kF32: std::memcpy(&value, data + 4 * i, 4); break;
-      case DType::kF16:
-        std::memcpy(&narrow, data + 2 * i, 2);
-        value = half_to_float(narrow);
-        break;
-      case DType::kBF16:
-        std::memcpy(&narrow, data + 2 * i, 2);
-        value = bf16_to_float(narrow);
-        break;
-      default:
-        return error(ErrorCode::kModelFormat, "tensor %s: expected F32, F16 or BF16, found %s",
-                     part.name.c_str(), dtype_info(part.dtype).name);
-    }
-  }
-  return values;
 }
 
 }  // namespace
@@ -182,7 +157,7 @@ Result<std::unique_ptr<Vector>> CpuBackend::make_vector(std::span<const TensorVi
                                                         float offset) {
   auto vector = std::make_unique<CpuVector>();
   for (const TensorView& part : parts) {
-    LH_ASSIGN_OR_RETURN(const std::vector<float> values, widen(part));
+    LH_ASSIGN_OR_RETURN(const std::vector<float> values, tensor_floats(part));
     for (const float value : values) vector->data.push_back(value + offset);
   }
   vector->size = static_cast<int64_t>(vector->data.size());
