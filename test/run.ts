@@ -1,10 +1,11 @@
 /**
- * The test command: native tests (plain and under ASan + UBSan), then the TypeScript tests with
- * tap. Prints every failing file in full, what was skipped and why, and last
- * "N passed, N failed". Arguments name suites: native, sanitize, unit, fuzz, e2e; none means all.
+ * The test command: native tests (plain and under ASan + UBSan), the CUDA kernels over the
+ * emulator, then the TypeScript tests with tap. Prints every failing file in full, what was skipped
+ * and why, and last "N passed, N failed". Arguments name suites: native, sanitize, simt, unit, fuzz,
+ * e2e; none means all.
  */
 import { type SpawnOptions, spawn } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -51,38 +52,134 @@ function run(
 
 const print = (line: string) => console.log(line);
 
-/** Builds and runs every native test; `sanitize` is a -fsanitize list or ''. */
-async function nativeSuite(name: string, sanitize: string): Promise<void> {
-  const folder = join(root, 'build', sanitize === '' ? 'native-tests' : 'sanitize-tests');
-  const configure = ['-S', root, '-B', folder, '-DLONGHAUL_TESTS=ON'];
-  configure.push(`-DLONGHAUL_SANITIZE=${sanitize}`);
-  // Full optimization of instrumented vector code takes minutes a file and finds nothing more.
-  if (sanitize !== '') configure.push('-DCMAKE_CXX_FLAGS_RELEASE=-O1');
+/** Configures `folder` and builds `targets`; prints what went wrong. */
+async function cmakeBuild(
+  name: string,
+  folder: string,
+  options: string[],
+  targets: string[],
+): Promise<boolean> {
+  // Real kernels have a suite of their own; with a driver present CMake would build them here too.
+  const configure = ['-S', root, '-B', folder, '-DLONGHAUL_TESTS=ON', '-DLONGHAUL_CUDA=OFF'];
+  configure.push('-DLONGHAUL_KERNELS=', ...options);
   if (process.env.CI) configure.push('-DLONGHAUL_WERROR=ON');
   print(`# ${name}: building`);
-  for (const args of [configure, ['--build', folder, '--parallel', '2']]) {
+  const build = ['--build', folder, '--parallel', '2', '--target', ...targets];
+  for (const args of [configure, build]) {
     const output: string[] = [];
     if ((await run('cmake', args, (line) => output.push(line))) !== 0) {
       print(output.join('\n'));
       print(`not ok - ${name}: cmake ${args.join(' ')}`);
       totals.failed += 1;
-      return;
+      return false;
     }
   }
-  const tests = readdirSync(join(root, 'test', 'native'))
+  return true;
+}
+
+/** Names of the native tests that lie in these folders of test/. */
+function nativeTests(...folders: string[]): string[] {
+  return folders
+    .flatMap((folder) => readdirSync(join(root, 'test', folder)))
     .filter((file) => file.endsWith('_test.cc'))
     .map((file) => basename(file, '.cc'))
     .sort();
+}
+
+/** Runs executables of the native test harness and adds up what they count. */
+async function runNativeTests(
+  name: string,
+  folder: string,
+  tests: string[],
+  env: Record<string, string> = {},
+): Promise<void> {
   for (const test of tests) {
     const output: string[] = [];
-    const code = await run(join(folder, test), [], (line) => output.push(line));
+    const start = Date.now();
+    const code = await run(join(folder, test), [], (line) => output.push(line), {
+      env: { ...process.env, ...env },
+    });
+    const seconds = (Date.now() - start) / 1000;
     const counts = /^(\d+) passed, (\d+) failed$/.exec(output.at(-1) ?? '');
     totals.passed += Number(counts?.[1] ?? 0);
     const failed = Number(counts?.[2] ?? 0);
     totals.failed += failed === 0 && code !== 0 ? 1 : failed;
-    print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: ${test} (${counts?.[0] ?? `exit ${code}`})`);
+    const verdict = counts?.[0] ?? `exit ${code}`;
+    const slow = seconds >= 5 ? `, ${seconds.toFixed(0)} s` : '';
+    print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: ${test} (${verdict}${slow})`);
     if (code !== 0) print(output.join('\n'));
   }
+}
+
+/** Builds and runs every test of test/native; `sanitize` is a -fsanitize list or ''. */
+async function nativeSuite(name: string, sanitize: string): Promise<void> {
+  const folder = join(root, 'build', sanitize === '' ? 'native-tests' : 'sanitize-tests');
+  const options = [`-DLONGHAUL_SANITIZE=${sanitize}`];
+  // Full optimization of instrumented vector code takes minutes a file and finds nothing more.
+  if (sanitize !== '') options.push('-DCMAKE_CXX_FLAGS_RELEASE=-O1');
+  if (!(await cmakeBuild(name, folder, options, ['native_tests']))) return;
+  await runNativeTests(name, folder, nativeTests('native'));
+}
+
+/**
+ * Whether the emulator can be built here. Where it cannot, that is a failure in CI, which installs
+ * what it needs, and elsewhere a reason to skip.
+ */
+async function hasEmulator(name: string): Promise<boolean> {
+  const folder = join(root, 'build', 'native-tests');
+  const output: string[] = [];
+  const args = ['-S', root, '-B', folder, '-DLONGHAUL_TESTS=ON', '-DLONGHAUL_CUDA=OFF'];
+  const code = await run('cmake', args, (line) => output.push(line));
+  if (code === 0 && !output.some((line) => line.includes('Boost.Context not found'))) return true;
+  const reason = 'Boost.Context is missing (apt-get install libboost-context-dev)';
+  if (process.env.CI || code !== 0) {
+    print(code === 0 ? `not ok - ${name}: ${reason}` : output.join('\n'));
+    totals.failed += 1;
+  } else {
+    skipped.push(`${name}: ${reason}`);
+  }
+  return false;
+}
+
+/**
+ * The CUDA kernels and the device runtime over the emulator, then the check that every kernel
+ * instantiation that can be dispatched was run by some case.
+ */
+async function simtSuite(): Promise<void> {
+  const name = 'simt';
+  const folder = join(root, 'build', 'native-tests');
+  if (!(await hasEmulator(name))) return;
+  if (!(await cmakeBuild(name, folder, ['-DLONGHAUL_SANITIZE='], ['simt_tests']))) return;
+  const coverage = join(folder, 'simt-coverage.txt');
+  rmSync(coverage, { force: true });
+  const before = totals.failed;
+  await runNativeTests(name, folder, nativeTests('simt', 'kernels'), {
+    LONGHAUL_SIMT_COVERAGE: coverage,
+  });
+  // A test that failed half-way would be told twice.
+  if (totals.failed > before) return;
+  const output: string[] = [];
+  const check = ['--check', coverage];
+  const code = await run(join(folder, 'simt_coverage_test'), check, (line) => output.push(line));
+  totals[code === 0 ? 'passed' : 'failed'] += 1;
+  print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: coverage (${output.at(-1) ?? `exit ${code}`})`);
+  if (code !== 0) print(output.join('\n'));
+}
+
+/**
+ * The plug-in over the emulator, beside the addon. Tests that need it skip themselves where it is
+ * not there, so an old one is removed first.
+ */
+async function emulatedPlugin(name: string): Promise<void> {
+  rmSync(join(root, 'build', 'Release', 'longhaul_cuda_emulated.so'), { force: true });
+  if (!(await hasEmulator(name))) return;
+  const folder = join(root, 'build', 'native-tests');
+  await cmakeBuild(name, folder, ['-DLONGHAUL_SANITIZE='], ['longhaul_cuda_emulated']);
+}
+
+async function e2eSuite(): Promise<void> {
+  await emulatedPlugin('e2e');
+  await tapSuite('e2e', testFiles(join(dist, 'e2e')), 1);
 }
 
 function testFiles(folder: string): string[] {
@@ -132,9 +229,10 @@ async function tapSuite(name: string, files: string[], jobs: number): Promise<vo
 const suites: Record<string, () => Promise<void>> = {
   native: () => nativeSuite('native', ''),
   sanitize: () => nativeSuite('sanitize', 'address,undefined'),
+  simt: simtSuite,
   unit: () => tapSuite('unit', testFiles(join(dist, 'unit')), 2),
   fuzz: () => tapSuite('fuzz', testFiles(join(dist, 'fuzz')), 2),
-  e2e: () => tapSuite('e2e', testFiles(join(dist, 'e2e')), 1),
+  e2e: e2eSuite,
 };
 
 const wanted = process.argv.slice(2);
