@@ -5,8 +5,8 @@
 // 30 us at 3 TB/s. Decode of one row: 5 blocks, latency alone (load, angles, one barrier, store):
 // about 3 us with the launch.
 // Arithmetic is small beside that: 24 instructions for each of half_dim angles a block (shared by
-// its eight warps), some 60 a lane and head for the rest; the Hadamard rotation of 128 channels adds
-// seven steps, five of them four shuffles.
+// its eight warps), some 60 a lane and head for the rest; the Hadamard rotation of 128 channels
+// adds seven steps, five of them four shuffles.
 // Shared memory: 2 * half_dim floats of angles, head_dim floats a warp: 4.5 KiB for head_dim 128.
 // sm_90a: 32 to 36 registers at head_dim <= 128, 46 up to 256, 64 up to 512: 56, 40 or 32 warps a
 // multiprocessor with 512 bytes and more in flight each.

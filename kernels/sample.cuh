@@ -28,40 +28,49 @@ namespace longhaul::device {
 
 // ---- scan: extent of the row before and after edits; greedy and looked-up tokens
 
+// The chunk's largest logit as order_key and complement of its id: of equal ones the first wins.
+__device__ __forceinline__ uint64_t best_of(const SampleRow& row, int32_t chunk,
+                                            const ChunkLogits& logits) {
+  uint64_t best = 0;
+#pragma unroll
+  for (int i = 0; i < SampleConfig::kElements; ++i) {
+    const uint32_t complement = ~static_cast<uint32_t>(element_id(chunk, i));
+    const uint64_t key = uint64_t{order_key(logits.x[i])} << 32 | complement;
+    best = best < key ? key : best;
+  }
+  return block_largest(best, row.shared);
+}
+__device__ __forceinline__ float best_logit(uint64_t best) {
+  return key_float(static_cast<uint32_t>(best >> 32));
+}
+
 __device__ __forceinline__ void finish_scan(const SampleRow& row) {
   // The block that arrived last merges the chunks, a thread one of each 256.
   const SampleChunk* chunks = row.chunks();
-  float raw_max = kMinusInfinity;
-  uint64_t best = 0;
-  uint32_t nan = 0;
+  uint64_t raw_best = 0, best = 0;
   for (int32_t i = thread_index(); i < row.launch.num_chunks; i += SampleConfig::kThreads) {
-    const SampleChunk chunk = chunks[i];
-    raw_max = fmaxf(raw_max, chunk.raw_max);
-    best = best < chunk.best ? chunk.best : best;
-    nan |= chunk.raw_nan | chunk.nan;
+    raw_best = raw_best < chunks[i].raw_best ? chunks[i].raw_best : raw_best;
+    best = best < chunks[i].best ? chunks[i].best : best;
   }
-  raw_max = block_largest(raw_max, row.shared);
-  best = block_largest(best, row.shared);
-  nan = block_largest(nan, row.shared);
+  raw_best = block_largest(raw_best, row.shared);
+  best = row.has_edits() ? block_largest(best, row.shared) : raw_best;
+  const float raw_max = best_logit(raw_best), max = best_logit(best);
   double sum = 0;
   if (row.wants_logprob()) {
     for (int32_t i = thread_index(); i < row.launch.num_chunks; i += SampleConfig::kThreads) {
-      const SampleChunk chunk = chunks[i];
-      if (chunk.raw_max > kMinusInfinity) {
-        sum += static_cast<double>(chunk.raw_sum) *
-               static_cast<double>(expf(chunk.raw_max - raw_max));
-      }
+      const float chunk_max = best_logit(chunks[i].raw_best);
+      if (chunk_max == kMinusInfinity) continue;
+      sum += static_cast<double>(chunks[i].raw_sum) *
+             static_cast<double>(expf(chunk_max - raw_max));
     }
     sum = block_add(sum, row.shared);
   }
   if (thread_index() != 0) return;
 
-  const uint32_t key = static_cast<uint32_t>(best >> 32);
-  const float max = bits_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
   const bool raw_finite = raw_max > kMinusInfinity && raw_max < INFINITY;
   const bool finite = max > kMinusInfinity && max < INFINITY;
   const bool known = row.input.known_token < row.params.vocab_size;
-  const bool valid = nan == 0 && raw_finite && (row.is_lookup() ? known : finite);
+  const bool valid = raw_finite && (row.is_lookup() ? known : finite);
   SampleState& state = *row.state;
   state.raw_max = raw_max;
   state.max = max;
@@ -104,38 +113,20 @@ __global__ void __launch_bounds__(SampleConfig::kThreads)
     }
   }
 
-  float raw_max = kMinusInfinity;
-  uint32_t raw_nan = 0;
-#pragma unroll
-  for (int i = 0; i < SampleConfig::kElements; ++i) {
-    raw_max = fmaxf(raw_max, logits.x[i]);
-    raw_nan |= logits.x[i] != logits.x[i] ? 1u : 0u;
-  }
-  raw_max = block_largest(raw_max, row.shared);
-  raw_nan = block_largest(raw_nan, row.shared);
+  const uint64_t raw_best = best_of(row, chunk, logits);
+  const float raw_max = best_logit(raw_best);
   float raw_sum = 0;
   if (row.wants_logprob() && raw_max > kMinusInfinity) {
 #pragma unroll
     for (int i = 0; i < SampleConfig::kElements; ++i) raw_sum += expf(logits.x[i] - raw_max);
     raw_sum = block_add(raw_sum, row.shared);
   }
-
-  if (row.has_edits()) row.apply_edits(chunk, logits);
-  uint64_t best = 0;
-  uint32_t nan = 0;
-#pragma unroll
-  for (int i = 0; i < SampleConfig::kElements; ++i) {
-    const float x = logits.x[i];
-    const uint64_t key =
-        uint64_t{order_key(x)} << 32 | ~static_cast<uint32_t>(element_id(chunk, i));
-    if (x == x) best = best < key ? key : best;
-    nan |= x != x ? 1u : 0u;
+  uint64_t best = raw_best;
+  if (row.has_edits()) {
+    row.apply_edits(chunk, logits);
+    best = best_of(row, chunk, logits);
   }
-  best = block_largest(best, row.shared);
-  if (row.has_edits()) nan = block_largest(nan, row.shared);
-  if (thread_index() == 0) {
-    row.chunks()[chunk] = SampleChunk{raw_max, raw_sum, best, 0, raw_nan, nan};
-  }
+  if (thread_index() == 0) row.chunks()[chunk] = SampleChunk{raw_best, best, 0, raw_sum};
   if (arrives_last(row.state, 0, p.num_chunks, row.shared)) finish_scan(row);
 }
 

@@ -24,6 +24,9 @@ struct SampleShared {
   __device__ __forceinline__ Shared<uint32_t> generated() const {
     return at<uint32_t>(SampleSharedLayout::kGenerated);
   }
+  __device__ __forceinline__ Shared<uint32_t> banned() const {
+    return at<uint32_t>(SampleSharedLayout::kBanned);
+  }
   __device__ __forceinline__ Shared<float> staged() const {
     return at<float>(SampleSharedLayout::kStaged);
   }
@@ -50,30 +53,32 @@ struct SampleShared {
 
 __device__ __forceinline__ int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }
 
-// Combines the values of all threads; every thread gets the result.
-template <typename T, typename Combine>
-__device__ __forceinline__ T block_combine(T value, const SampleShared& shared,
-                                           const Combine& combine) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) value = combine(value, warp_shuffle_xor(value, mask));
+// The sum, or the largest, of the values of all threads; every thread gets it.
+template <typename T>
+__device__ __forceinline__ T block_add(T value, const SampleShared& shared) {
   const Shared<T> partials = shared_cast<T>(shared.partials());
+  value = warp_sum(value);
+  block_sync();  // partials of the previous use have been read
+  if (thread_index() % 32 == 0) partials[thread_index() / 32] = value;
+  block_sync();  // each warp's partial is written before all are read
+  value = partials[0];
+#pragma unroll
+  for (int warp = 1; warp < SampleConfig::kWarps; ++warp) value += static_cast<T>(partials[warp]);
+  return value;
+}
+__device__ __forceinline__ uint64_t block_largest(uint64_t value, const SampleShared& shared) {
+  const Shared<uint64_t> partials = shared.partials();
+  value = warp_max(value);
   block_sync();  // partials of the previous use have been read
   if (thread_index() % 32 == 0) partials[thread_index() / 32] = value;
   block_sync();  // each warp's partial is written before all are read
   value = partials[0];
 #pragma unroll
   for (int warp = 1; warp < SampleConfig::kWarps; ++warp) {
-    value = combine(value, static_cast<T>(partials[warp]));
+    const uint64_t other = partials[warp];
+    value = value < other ? other : value;
   }
   return value;
-}
-template <typename T>
-__device__ __forceinline__ T block_add(T value, const SampleShared& shared) {
-  return block_combine(value, shared, [](T a, T b) { return a + b; });
-}
-template <typename T>
-__device__ __forceinline__ T block_largest(T value, const SampleShared& shared) {
-  return block_combine(value, shared, [](T a, T b) { return a < b ? b : a; });
 }
 
 struct BlockScan {

@@ -35,12 +35,10 @@ struct SampleConfig {
 
 // What a chunk's block leaves for the block that arrives last.
 struct SampleChunk {
-  float raw_max;
-  float raw_sum;       // of exp(logit - raw_max), when wanted
-  uint64_t best;       // order_key of the largest logit after edits, and the complement of its id
+  uint64_t raw_best;   // of the largest logit: its order_key, and the complement of its id
+  uint64_t best;       // the same after edits
   uint64_t weight;     // stage weigh: of candidates; collect: of those before the border
-  uint32_t raw_nan;
-  uint32_t nan;        // after edits
+  float raw_sum;       // of exp(logit - the chunk's largest), when wanted
 };
 
 // A row between stages.
@@ -90,7 +88,8 @@ struct SampleSharedLayout {
   static constexpr int kPartials = 0;                                    // uint64_t [kWarps]
   static constexpr int kAnswer = kPartials + 8 * SampleConfig::kWarps;   // uint64_t [2]
   static constexpr int kGenerated = kAnswer + 16;                        // bits [kChunk]
-  static constexpr int kStaged = kGenerated + SampleConfig::kChunk / 8;  // float [kChunk]
+  static constexpr int kBanned = kGenerated + SampleConfig::kChunk / 8;  // bits [kChunk]
+  static constexpr int kStaged = kBanned + SampleConfig::kChunk / 8;     // float [kChunk]
   static constexpr int kScanBytes = kStaged + 4 * SampleConfig::kChunk;  // stages scan and rank
   static constexpr int kLow = kScanBytes;                                // uint32_t [kBins]
   static constexpr int kHigh = kLow + 4 * SampleConfig::kBins;

@@ -10,10 +10,14 @@ namespace longhaul::device {
 
 constexpr float kMinusInfinity = -INFINITY;
 
-// Orders floats as unsigned integers; -0 counts as 0. Not for NaN.
+// Orders floats as unsigned integers. -0 counts as 0, and NaN as infinity: a row that holds one has
+// no token either way.
 __device__ __forceinline__ uint32_t order_key(float x) {
-  const uint32_t bits = float_bits(x + 0.0f);
+  const uint32_t bits = float_bits(x == x ? x + 0.0f : INFINITY);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float key_float(uint32_t key) {
+  return bits_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
 __device__ __forceinline__ int32_t distance_bin(float distance) {
@@ -127,7 +131,7 @@ struct SampleRow {
   // nothing needs to be undone.
   __device__ __forceinline__ void apply_edits(int32_t chunk, ChunkLogits& chunk_logits) const {
     const Shared<float> staged = shared.staged();
-    const Shared<uint32_t> generated = shared.generated();
+    const Shared<uint32_t> generated = shared.generated(), banned = shared.banned();
     const int32_t first = chunk * SampleConfig::kChunk;
     const auto inside = [&](int32_t id) {
       return id >= first && id < first + SampleConfig::kChunk && id < params.vocab_size;
@@ -142,7 +146,10 @@ struct SampleRow {
       shared_cast<float4>(staged)[j * SampleConfig::kThreads + thread_index()] =
           float4{x[0], x[1], x[2], x[3]};
     }
-    if (thread_index() < SampleConfig::kChunk / 32) generated[thread_index()] = 0;
+    if (thread_index() < SampleConfig::kChunk / 32) {
+      generated[thread_index()] = 0;
+      banned[thread_index()] = 0;
+    }
     block_sync();  // the chunk is staged before any thread edits an element
     for (int32_t i = thread_index(); i < input.num_biases; i += SampleConfig::kThreads) {
       const TokenBias bias = params.biases[input.bias_begin + i];
@@ -152,12 +159,11 @@ struct SampleRow {
       const int32_t id = params.counts[input.output_begin + i].token_id;
       if (inside(id)) shared_atomic_or(generated + (id - first) / 32, 1u << (id - first) % 32);
     }
-    block_sync();  // biases are added before tokens are banned
     for (int32_t i = thread_index(); i < input.num_bans; i += SampleConfig::kThreads) {
       const int32_t id = params.ids[input.ban_begin + i];
-      if (inside(id)) staged[id - first] = kMinusInfinity;
+      if (inside(id)) shared_atomic_or(banned + (id - first) / 32, 1u << (id - first) % 32);
     }
-    block_sync();  // tokens are banned before penalties are taken, marks are complete
+    block_sync();  // biases are added and marks complete before penalties are taken
     if (input.repetition_penalty != 1.0f) {
       for (int32_t i = thread_index(); i < input.num_prompt; i += SampleConfig::kThreads) {
         const int32_t id = params.ids[input.prompt_begin + i];
@@ -181,13 +187,16 @@ struct SampleRow {
     }
     block_sync();  // all edits are done
 #pragma unroll
-    for (int j = 0; j < SampleConfig::kVectors; ++j) {
-      const float4 v = shared_cast<float4>(staged)[j * SampleConfig::kThreads + thread_index()];
-      chunk_logits.x[4 * j] = v.x;
-      chunk_logits.x[4 * j + 1] = v.y;
-      chunk_logits.x[4 * j + 2] = v.z;
-      chunk_logits.x[4 * j + 3] = v.w;
+    for (int i = 0; i < SampleConfig::kElements; ++i) {
+      chunk_logits.x[i] = edited_logit(element_id(0, i));
     }
+  }
+
+  // Of an element of the chunk edited last. Bans come after everything else here: penalties leave
+  // -infinity as it is.
+  __device__ __forceinline__ float edited_logit(int32_t element) const {
+    const uint32_t marks = shared.banned()[element / 32];
+    return marks >> element % 32 & 1u ? kMinusInfinity : shared.staged()[element];
   }
 
   __device__ __forceinline__ ChunkLogits load_edited(int32_t chunk) const {

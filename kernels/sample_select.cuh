@@ -55,7 +55,7 @@ struct RowItems {
       for (int32_t i = thread_index(); i < SampleConfig::kChunk; i += SampleConfig::kThreads) {
         const int32_t id = chunk * SampleConfig::kChunk + i;
         if (id >= row.params.vocab_size) break;
-        const float logit = edited ? static_cast<float>(row.shared.staged()[i]) : row.logits[id];
+        const float logit = edited ? row.edited_logit(i) : row.logits[id];
         uint64_t item = 0;
         if (is_item(logit, id, item)) visit(item);
       }
