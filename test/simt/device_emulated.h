@@ -1,5 +1,6 @@
-// The primitives of device.cuh over fibers. What each checks is in README.md of this folder; the
-// `site` arguments take the caller's line and are never given by hand.
+// The primitives of device.cuh over fibers. What they check is told in simt.h; the `site` arguments
+// take the caller's line and are never given by hand. Compile with -Wno-unknown-pragmas: CUDA's
+// `#pragma unroll` is none of the host compiler's.
 #pragma once
 
 #include <math.h>

@@ -1,5 +1,23 @@
-// Runs grids of device code on the host: the door of the emulator for launchers and tests. What it
-// checks, and how faults are told, is in README.md of this folder.
+// Runs grids of device code on the host: the door of the emulator for launchers and tests.
+//
+// Every thread is a fiber (machine.h). What a launch checks, with `checks`:
+// - Barriers and warp primitives: all threads, or all lanes, at the same place; named barriers
+//   filled by the right number; whatever waits for ever is a deadlock, told with who waits where.
+// - Shared memory: bounds, alignment, bytes read before any write, races (happens-before by
+//   barriers, warp_sync, named barriers and mbarriers; shuffles, votes and matrix primitives order
+//   nothing). Poisoned with ones at the block's start.
+// - copy_async lands at the wait that requires it and bulk copies as late as possible; touching
+//   their destination before, refilling what may still be read, ending without a wait, a missing
+//   proxy or initialization fence are faults.
+// - Global memory, where the primitives touch it: alignment, bounds (memory.h).
+// Without `checks`: the first of these only, copies are done at once, and device code runs several
+// times as fast.
+//
+// What it does not see: plain dereferences of global pointers (build with the address sanitizer:
+// fibers tell it of their stacks), races in global memory and between blocks, bank conflicts,
+// registers. Blocks run one after another in random order, so a block that spins until another
+// has done something never ends. Sums inside one mma have an order of their own (fragments.h), and
+// exp2_fast, reciprocal_fast and rsqrt_fast are more accurate than a GPU's.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +42,8 @@ struct Options {
   uint64_t seed = 1;     // order of threads and blocks; 0 is in order of arrival
   bool checks = true;    // shadow memory: races, uninitialized reads, copies in flight, bounds
 };
-// Taken by each launch when it starts. LONGHAUL_SIMT_SEED and LONGHAUL_SIMT_CHECKS (0 or 1), where
+// Taken by each launch when it starts. As above unless a program chooses; in the emulated plug-in
+// seed 0 and no checks. LONGHAUL_SIMT_SEED and LONGHAUL_SIMT_CHECKS (0 or 1), where
 // set, win over what a program chooses.
 Options options();
 void set_options(const Options& options);
