@@ -107,7 +107,7 @@ __device__ __forceinline__ float4 four_floats(Shared<const float> from, int32_t 
 }
 
 // Rotates pairs (i, i + half_dim), i < half_dim. The other number of a pair is in another lane:
-// `staged` [head_dim] belongs to the warp.
+// `staged` [head_dim] belongs to the warp, which stages one head and no more.
 template <int kVectors>
 __device__ __forceinline__ void rotate_halves(Head<kVectors>& head, Shared<const float> cosines,
                                               Shared<const float> sines, int32_t half_dim,
@@ -147,7 +147,6 @@ __device__ __forceinline__ void rotate_halves(Head<kVectors>& head, Shared<const
       v = float4{x[0], x[1], x[2], x[3]};
     }
   }
-  warp_sync();  // partners are read before the warp stages its next head
 }
 
 __device__ __forceinline__ float4 sum_or_difference(const float4& v, const float4& other,

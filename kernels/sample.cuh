@@ -276,7 +276,7 @@ __device__ __forceinline__ void finish_weigh(const SampleRow& row, bool draws, b
     }
     return;
   }
-  block_sync();  // bins have been read: their place takes the chunks' sums
+  // The chunks' sums take the place of the bins: a search reads those before its barriers.
   for (int32_t i = thread_index(); i < SampleConfig::kBins; i += SampleConfig::kThreads) {
     const uint64_t weight = i < row.launch.num_chunks ? chunks[i].weight : 0;
     shared.low()[i] = static_cast<uint32_t>(weight);
