@@ -134,12 +134,13 @@ class Harness {
     cpu.isa_limit = options.isa_limit;
     auto backend = longhaul::make_cpu_backend(cpu);
     EXPECT_EQ(backend.status().message(), std::string());
-    auto engine = longhaul::create_engine(
-        model.config, model.weights, nullptr, options,
-        std::make_unique<SpyBackend>(std::move(backend.value()), before_));
-    EXPECT_EQ(engine.status().message(), std::string());
-    if (engine.ok()) engine_ = std::move(engine.value());
-    num_groups_ = engine_ ? static_cast<int32_t>(engine_->info().group_windows.size()) : 0;
+    start(model, options, std::make_unique<SpyBackend>(std::move(backend.value()), before_));
+  }
+  // Over a backend of the test's own; before_each_op() does nothing then.
+  Harness(const TinyModel& model, longhaul::EngineOptions options,
+          std::unique_ptr<longhaul::Backend> backend)
+      : block_size_(options.block_size) {
+    start(model, options, std::move(backend));
   }
 
   longhaul::Engine& engine() { return *engine_; }
@@ -175,6 +176,15 @@ class Harness {
   }
 
  private:
+  void start(const TinyModel& model, const longhaul::EngineOptions& options,
+             std::unique_ptr<longhaul::Backend> backend) {
+    auto engine =
+        longhaul::create_engine(model.config, model.weights, nullptr, options, std::move(backend));
+    EXPECT_EQ(engine.status().message(), std::string());
+    if (engine.ok()) engine_ = std::move(engine.value());
+    num_groups_ = engine_ ? static_cast<int32_t>(engine_->info().group_windows.size()) : 0;
+  }
+
   std::shared_ptr<SpyBackend::Before> before_;
   std::unique_ptr<longhaul::Engine> engine_;
   int32_t block_size_ = 32;
