@@ -10,6 +10,7 @@ import { ConfigError, formatSize } from '../config.js';
 import { packageVersion } from '../http/version.js';
 import { KNOWN_MODELS } from '../models/registry.js';
 import { addBenchCommand } from './bench.js';
+import { addEvalCommand } from './eval-command.js';
 import { EXIT, exitCodeOf } from './exit-codes.js';
 import { addServeOptions, givenFlags } from './serve-options.js';
 
@@ -70,6 +71,7 @@ function buildProgram(): Command {
       process.exitCode = await runDoctor(options);
     });
   addBenchCommand(program);
+  addEvalCommand(program);
   return program;
 }
 

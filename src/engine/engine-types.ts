@@ -15,6 +15,11 @@ export interface GenerationRequest {
   cacheSalt: string;
   /** Milliseconds since the epoch after which the request fails with ERR_DEADLINE; null = none. */
   deadlineMs: number | null;
+  /**
+   * With sampling.numPromptLogprobs: the first prompt token whose log-probability is wanted, 1
+   * when absent. What lies before it may come from the prefix cache; its entries are null.
+   */
+  promptLogprobsFrom?: number;
 }
 
 export interface GenerationUsage {

@@ -196,6 +196,7 @@ export class LocalEngine implements Engine {
       arrival: this.nextArrival++,
       promptTokens: request.promptTokens,
       sampling,
+      promptLogprobsFrom: request.promptLogprobsFrom,
       priority: request.priority,
       blocks: this.manager.createSequence(root),
       nowMs: performance.now(),

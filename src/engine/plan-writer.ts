@@ -80,7 +80,10 @@ export class PlanWriter {
   private encodeRow(row: StepRow): void {
     const { sequence, start, numTokens } = row;
     const end = start + numTokens;
-    const owesPrompt = sequence.owesPromptLogprobs && start < sequence.numPromptTokens - 1;
+    const owesPrompt =
+      sequence.owesPromptLogprobs &&
+      start < sequence.numPromptTokens - 1 &&
+      end >= sequence.promptLogprobsFrom;
     const flags =
       (row.samples ? SEQUENCE_FLAG.sample : 0) | (owesPrompt ? SEQUENCE_FLAG.promptLogprobs : 0);
     const nextToken = owesPrompt && end < sequence.numPromptTokens ? sequence.tokens[end]! : -1;

@@ -41,12 +41,18 @@ export class PrefixWaits {
   /**
    * True when a running sequence is about to compute the first block this one lacks. Then it waits
    * until that sequence has passed what they have in common, or has left: a burst on one prompt
-   * prefills once. Only running sequences are waited for and those wait for nobody.
+   * prefills once. Only running sequences are waited for and those wait for nobody. The sequence
+   * would take over at most `maxTokens` tokens.
    */
-  begin(sequence: Sequence, numMatched: number, running: readonly Sequence[]): boolean {
+  begin(
+    sequence: Sequence,
+    numMatched: number,
+    maxTokens: number,
+    running: readonly Sequence[],
+  ): boolean {
     if (!this.manager.cache) return false;
     const { blockSize } = this.manager;
-    const wanted = Math.floor((sequence.numTokens - 1) / blockSize);
+    const wanted = Math.floor(maxTokens / blockSize);
     if (numMatched >= wanted) return false;
     for (const leader of running) {
       if (leader.isPaused || leader.blocks.numRegistered > numMatched) continue;

@@ -39,6 +39,7 @@ export class RequestChecker {
   check(request: GenerationRequest): SamplingParams {
     this.checkPrompt(request.promptTokens);
     this.checkSampling(request.sampling);
+    this.checkLogprobsFrom(request.promptLogprobsFrom ?? 1, request.promptTokens.length);
     const { deadlineMs, priority } = request;
     if (!Number.isFinite(priority)) throw invalid('priority', 'a number', priority);
     if (deadlineMs !== null && !Number.isFinite(deadlineMs)) {
@@ -55,6 +56,11 @@ export class RequestChecker {
         throw invalid(`prompt[${i}]`, `a token id below ${this.limits.vocabSize}`, id);
       }
     }
+  }
+
+  private checkLogprobsFrom(from: number, numPromptTokens: number): void {
+    if (Number.isInteger(from) && from >= 1 && from <= numPromptTokens) return;
+    throw invalid('promptLogprobsFrom', `a position in [1, ${numPromptTokens}]`, from);
   }
 
   private checkSampling(sampling: SamplingParams): void {

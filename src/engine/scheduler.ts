@@ -282,9 +282,12 @@ export class Scheduler {
     const mustFit = this.running.length > 0;
     // A look-up walks the whole prompt: not again before there is more room.
     if (mustFit && room <= sequence.roomWhenRefused) return 'no room';
-    const queried = sequence.owesPromptLogprobs ? 0 : sequence.numTokens - 1;
+    // A token's log-probability comes from the row before it, which must be computed.
+    const queried = sequence.owesPromptLogprobs
+      ? sequence.promptLogprobsFrom - 1
+      : sequence.numTokens - 1;
     const match = this.manager.matchPrefix(sequence.blocks, sequence.tokens, queried);
-    if (queried > 0 && this.prefixWaits.begin(sequence, match.numBlocks, this.running)) {
+    if (queried > 0 && this.prefixWaits.begin(sequence, match.numBlocks, queried, this.running)) {
       return 'waits';
     }
     const taken = this.blocksForPrompt(sequence, match.numBlocks) + match.numUnreferenced;
@@ -585,7 +588,8 @@ export class Scheduler {
     const entries = sequence.promptLogprobs!;
     for (let i = 0; i < reader.numPromptRows; i++) {
       const position = row.start + i + 1;
-      if (position < entries.length) entries[position] = reader.promptToken(i);
+      const isWanted = position >= sequence.promptLogprobsFrom && position < entries.length;
+      if (isWanted) entries[position] = reader.promptToken(i);
     }
     if (row.start + row.numTokens < sequence.numPromptTokens - 1) return;
     sequence.promptLogprobsSent = true;

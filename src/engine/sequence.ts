@@ -21,6 +21,8 @@ export interface SequenceOptions {
   promptTokens: Int32Array;
   /** maxTokens is finite here. */
   sampling: SamplingParams;
+  /** 1 when absent. */
+  promptLogprobsFrom?: number | undefined;
   /** Lower runs first. */
   priority: number;
   blocks: SequenceBlocks;
@@ -74,6 +76,8 @@ export class Sequence {
   /** Entry i is prompt token i; the first stays null. Null when none were asked for. */
   promptLogprobs: Array<TokenWithLogprobs | null> | null;
   promptLogprobsSent = false;
+  /** Entries before this one are not wanted. */
+  readonly promptLogprobsFrom: number;
 
   readonly arrivedMs: number;
   admittedMs: number | null = null;
@@ -94,6 +98,7 @@ export class Sequence {
     this.blocks = options.blocks;
     this.arrivedMs = options.nowMs;
     const wantsPrompt = options.sampling.numPromptLogprobs >= 0;
+    this.promptLogprobsFrom = options.promptLogprobsFrom ?? 1;
     this.promptLogprobs = wantsPrompt ? new Array(this.numPromptTokens).fill(null) : null;
   }
 

@@ -9,8 +9,9 @@ const src = join(root, 'src');
 
 const LEAVES = ['errors.ts', 'types.ts', 'config.ts', 'log.ts'];
 const ALLOWED: Record<string, readonly string[]> = {
-  cli: ['bench', 'http', 'engine', 'kv', 'tokenizer', 'models', 'binding', 'metrics'],
+  cli: ['bench', 'http', 'engine', 'kv', 'tokenizer', 'models', 'binding', 'metrics', 'eval'],
   bench: ['engine', 'models', 'binding'],
+  eval: ['bench', 'engine', 'models', 'binding', 'tokenizer'],
   http: ['engine', 'tokenizer', 'metrics'],
   tokenizer: ['binding', 'models'],
   engine: ['kv', 'binding'],
