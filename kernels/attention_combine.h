@@ -7,7 +7,7 @@
 
 namespace longhaul::device {
 
-// head_dim: a multiple of 4 up to 512; grids.combine blocks.
+// head_dim: a multiple of 4 up to 256; grids.combine blocks.
 int launch_attention_combine(const AttentionParams& params, Stream stream);
 
 }  // namespace longhaul::device

@@ -45,9 +45,9 @@ struct AttentionItem {
   int32_t key_begin = 0;
   int32_t key_end = 0;          // exclusive; > key_begin
   int32_t first_partial = -1;   // partial row of packed_begin, the others follow; -1: rows go to `out`
-  int64_t table_offset = 0;     // entry 0 of the table is block_tables[table_offset]; may be negative
+  int32_t table_offset = 0;     // entry 0 of the table is block_tables[table_offset]; may be negative
                                 // where the first entries are not there
-  int64_t reserved = 0;         // 48 bytes: three loads of 16
+  int32_t reserved[3] = {0, 0, 0};   // 48 bytes: three loads of 16
 };
 static_assert(sizeof(AttentionItem) == 48);
 

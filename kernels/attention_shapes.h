@@ -72,7 +72,7 @@ struct PrefillShape {
   int32_t query_bytes = 0;
   int32_t tile_bytes = 0;      // of 16-bit numbers
   int32_t byte_tile_bytes = 0;
-  int32_t scale_slots = 0;     // tile_keys scales each
+  int32_t scale_slots = 0;     // 2 tile_keys scales each, of K and V
   int32_t shared_bytes = 0;
 };
 
@@ -93,16 +93,17 @@ constexpr PrefillShape prefill_shape(int32_t head_dim, CacheType type) {
   shape.slots = is_8_bit ? 2 : 3;
   shape.byte_slots = is_8_bit ? 2 : 0;
   shape.byte_tile_bytes = is_8_bit ? shape.tile_keys * head_dim : 0;
-  shape.scale_slots = is_8_bit ? 3 : 0;
+  shape.scale_slots = is_8_bit ? 2 : 0;
   shape.shared_bytes = shape.query_bytes + shape.slots * shape.tile_bytes +
                        shape.byte_slots * shape.byte_tile_bytes +
-                       shape.scale_slots * shape.tile_keys * 4;
+                       shape.scale_slots * 2 * shape.tile_keys * 4;
   return shape;
 }
 
 // Registers allow this many blocks (__launch_bounds__ of the kernels).
 constexpr int32_t kDecodeBlocksMax = 3;
 constexpr int32_t kPrefillBlocksMax = 2;
+constexpr int32_t kCombineBlocks = 4;
 
 // `shared_bytes_max`: dynamic shared memory one block can have (DeviceProperties), 1 KiB less than
 // the multiprocessor's.
@@ -119,9 +120,16 @@ constexpr AttentionGrids attention_grids(int32_t head_dim, CacheType type,
                                                          shared_bytes_max, kPrefillBlocksMax);
   grids.decode = num_multiprocessors * attention_blocks(decode_shape(head_dim, type).shared_bytes,
                                                         shared_bytes_max, kDecodeBlocksMax);
-  // Merges are short and many: blocks of four warps, as many as registers let a multiprocessor hold.
-  grids.combine = num_multiprocessors * 8;
+  grids.combine = num_multiprocessors * kCombineBlocks;
   return grids;
+}
+
+// What the kernels ask of their params, beside a head_dim they serve.
+constexpr bool is_attention_launch(const AttentionParams& p) {
+  const int32_t kv_heads = p.cache.num_kv_heads, block_size = p.cache.block_size;
+  return kv_heads > 0 && p.num_heads % kv_heads == 0 && p.num_heads / kv_heads <= 16 &&
+         block_size >= 32 && (block_size & (block_size - 1)) == 0 && p.out.form != InputForm::kQ8 &&
+         p.out.stride % 4 == 0 && p.q_stride % 4 == 0;
 }
 
 }  // namespace longhaul::device

@@ -57,7 +57,10 @@
 //   int32_t dot4(int32_t a, int32_t b, int32_t c)                 c + four signed 8-bit products
 //   uint32_t permute_bytes(uint32_t lo, uint32_t hi, uint32_t selector)   prmt
 //   float exp2_fast(float)         ex2.approx: 2 ulp, exp2_fast(-inf) = 0
-//   float reciprocal_fast(float), rsqrt_fast(float), and <cmath>'s expf, tanhf, sinf, cosf, fmaf, fabsf, fmaxf, fminf
+//   T computed_here(T)             its argument (4 bytes); what is computed from it is not moved out of a
+//                                  loop: a few instructions each time instead of registers held throughout
+//   float reciprocal_fast(float)   rcp.approx: 1 ulp, 0 for infinity and infinity for 0 and subnormals
+//   float rsqrt_fast(float), and <cmath>'s expf, tanhf, sinf, cosf, fmaf, fabsf, fmaxf, fminf
 #pragma once
 
 #include <cstddef>

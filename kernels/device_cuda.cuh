@@ -319,6 +319,16 @@ __device__ __forceinline__ void mma_16832_s8(int32_t (&c)[4], const uint32_t (&a
 
 // ---- numbers
 
+template <typename T>
+__device__ __forceinline__ T computed_here(T value) {
+  static_assert(sizeof(T) == 4);
+  if constexpr (std::is_same_v<T, float>) {
+    asm volatile("" : "+f"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
 __device__ __forceinline__ float to_float(f16 value) {
   return __half2float(detail::bits_as<__half>(value.bits));
 }
@@ -394,7 +404,11 @@ __device__ __forceinline__ float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ float reciprocal_fast(float x) { return __frcp_rn(x); }
+__device__ __forceinline__ float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 __device__ __forceinline__ float rsqrt_fast(float x) { return rsqrtf(x); }
 
 }  // namespace longhaul::device

@@ -44,7 +44,7 @@ struct AttentionPlanOptions {
   int32_t partial_row_end = 0;
   // Sequence i's table starts at block_tables[table_offsets[i]] of a table kept on the device. Null:
   // the entries that are needed go into the upload, from AttentionSequence::block_table.
-  const int64_t* table_offsets = nullptr;
+  const int32_t* table_offsets = nullptr;
   const ExtraPartials* extras = nullptr;   // [sequences]; null: no other segments
 };
 

@@ -1,0 +1,7 @@
+#include "instantiations/attention_prefill_of.cuh"
+
+namespace longhaul::device {
+
+template int launch_attention_prefill_of<CacheType::kFp8>(const AttentionParams&, Stream);
+
+}  // namespace longhaul::device
