@@ -6,12 +6,11 @@
  * One context has one right answer. Further questions of a context differ in their worked example
  * only, hence the low itemsMax.
  */
+import { EngineError } from '../../errors.js';
 import type { EvalRandom } from '../eval-random.js';
 import { contextTokens, type EvalTask, knob } from '../eval-task.js';
 import type { TaskItem } from '../eval-types.js';
 import { fitUnits } from '../haystack.js';
-
-const WORDS_PER_TOKEN_MAX = 1;
 
 /** "1. whale 2. rope …": each of `words` as often as its count says, in random order. */
 function numberedList(
@@ -59,26 +58,40 @@ export const COMMON_WORDS: EvalTask = {
         depth: null,
       };
     });
+    const maxTokens = await contextTokens(request, items);
+    // Rare words come round again when they run out, as long as they stay rarer than the common.
+    const roundsMax = Math.max(1, Math.ceil(times / rareTimes) - 1);
+    const rareCounts = (units: number): Array<[string, number]> => {
+      const counts = new Map<string, number>();
+      for (let i = 0; i < units; i++) {
+        const word = rare[i % rare.length]!;
+        counts.set(word, (counts.get(word) ?? 0) + rareTimes);
+      }
+      return [...counts];
+    };
+    const most = rare.length * roundsMax;
     const text = await fitUnits({
       least: 1,
-      most: Math.min(
-        rare.length,
-        Math.ceil((request.length * WORDS_PER_TOKEN_MAX) / Math.max(1, rareTimes)),
-      ),
-      maxTokens: await contextTokens(request, items),
+      most: Math.min(most, Math.ceil(maxTokens / rareTimes)),
+      maxTokens,
       count: request.count,
       render: (units) =>
         'Long list of words. Some words appear often in it, most appear rarely.\n' +
-        `${numberedList(
-          [...timesEach(common, times), ...timesEach(rare.slice(0, units), rareTimes)],
-          random.fork('list'),
-        )}\n`,
+        `${numberedList([...timesEach(common, times), ...rareCounts(units)], random.fork('list'))}\n`,
       what: 'cwe',
     });
+    if ((await request.count(text)) < FILLED * maxTokens) {
+      throw new EngineError(
+        'ERR_INVALID_REQUEST',
+        `cwe: ${rare.length} different words do not fill ${maxTokens} tokens; raise cwe.times`,
+      );
+    }
     return { text, items };
   },
 };
 
+/** Share of the room that a list must take to count as of the wanted length. */
+const FILLED = 0.9;
 const EXAMPLE_WORDS = 20;
 
 /** `counts[rank]` of `total` draws when frequencies are proportional to (rank + 1)^-alpha. */
@@ -133,7 +146,7 @@ export const FREQUENT_WORDS: EvalTask = {
     });
     const text = await fitUnits({
       least: numWords + 1,
-      most: Math.max(numWords + 1, Math.ceil(request.length * WORDS_PER_TOKEN_MAX)),
+      most: Math.max(numWords + 1, request.length),
       maxTokens: await contextTokens(request, items),
       count: request.count,
       render: (units) =>

@@ -172,6 +172,48 @@ t.test('prompt logprobs come first, logprobs with the tokens', async (t) => {
   await engine.close();
 });
 
+t.test('prompt logprobs from a position on: what lies before comes from the cache', async (t) => {
+  const { engine, calls } = makeEngine({ blockSize: 4, numBlocks: 20, maxNumBatchedTokens: 4 });
+  await collect(engine.submit(request(counting(9), { maxTokens: 0 })));
+  const whole = await collect(
+    engine.submit(request(counting(14), { maxTokens: 1, numPromptLogprobs: 1 })),
+  );
+  const asked = { maxTokens: 1, numPromptLogprobs: 1 };
+  for (const [from, cached] of [
+    [1, 0],
+    [4, 0],
+    [5, 4],
+    [9, 8],
+    [12, 8],
+    [13, 12],
+    [14, 12],
+  ] as const) {
+    const events = await collect(
+      engine.submit(request(counting(14), asked, { promptLogprobsFrom: from })),
+    );
+    const entriesOf = (list: GenerationEvent[]) =>
+      list.flatMap((event) => (event.type === 'promptLogprobs' ? event.entries : []));
+    t.strictSame(
+      entriesOf(events),
+      entriesOf(whole).map((entry, i) => (i < from ? null : entry)),
+      `from ${from}`,
+    );
+    t.match(events.at(-1), { type: 'finish', usage: { cachedTokens: cached } });
+    t.ok(calls.includes(`cache ${cached}/${from - 1}`));
+  }
+  for (const from of [0, 15, 1.5]) {
+    const wrong = request(counting(14), asked, { promptLogprobsFrom: from });
+    t.match(
+      codeOf(() => engine.submit(wrong)),
+      {
+        code: 'ERR_INVALID_REQUEST',
+        param: 'promptLogprobsFrom',
+      },
+    );
+  }
+  await engine.close();
+});
+
 t.test('refusals: lengths', async (t) => {
   const { engine } = makeEngine({ maxModelLen: 32 });
   const tooLong = codeOf(() => engine.submit(request(counting(30), { maxTokens: 3 })));
