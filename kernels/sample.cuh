@@ -434,7 +434,7 @@ __device__ __forceinline__ void finish_draw(const SampleRow& row) {
     last = items.template select<true>(
         last, wanted > state.weight_before ? wanted - state.weight_before : 1);
   }
-  block_sync();  // bins have been read: their place takes the chunks' sums
+  // The chunks' sums take the place of the bins: a search reads those before its barriers.
   const SampleChunk* chunks = row.chunks();
   for (int32_t i = thread_index(); i < SampleConfig::kBins; i += SampleConfig::kThreads) {
     const uint64_t weight = i < row.launch.num_chunks ? chunks[i].weight : 0;

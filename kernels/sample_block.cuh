@@ -159,7 +159,8 @@ __device__ __forceinline__ void add_weight(Shared<uint32_t> low, Shared<uint32_t
   if (upper != 0) shared_atomic_add(high + i, upper);
 }
 
-// The block that arrives last of the row's blocks sees all that they wrote, and goes on.
+// The block that arrives last of the row's blocks sees all that they wrote, and goes on. (That the
+// fences are needed no emulator shows whose global memory is one: PTX ISA 8, causality order.)
 __device__ __forceinline__ bool arrives_last(SampleState* state, int stage, int32_t num_chunks,
                                              const SampleShared& shared) {
   const Shared<uint64_t> answer = shared.answer();
