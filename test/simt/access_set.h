@@ -25,6 +25,12 @@ class AccessSets {
   void forget_all();
   // Adds or renews the thread's access. Returns the set's name, which may have changed.
   AccessSet add(AccessSet set, const Access& access);
+  // add() where it takes no search: false, and nothing done, if the set is a list.
+  bool renew_in_array(AccessSet set, const Access& access) {
+    if (!(set & kArrayBit)) return false;
+    array(set)[access.thread] = access;
+    return true;
+  }
   AccessSet copy(AccessSet set);
   // The first access that the thread may not rely on; a clock of 0 if there is none.
   Access unordered(AccessSet set, uint32_t thread, const Clocks& clocks) const;

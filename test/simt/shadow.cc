@@ -80,12 +80,34 @@ void Shadow::access(Thread& self, const std::byte* address, uint32_t bytes, uint
   check_range(self, address, bytes, alignment, verb_of(kind), site);
   const auto offset = static_cast<uint32_t>(address - block_->shared());
   const int32_t packed = pack(site);
+  if (kind == AccessKind::kRead && offset % kGranule == 0 && bytes % kGranule == 0) {
+    const Access read{self.id, clocks_->now(self.id), packed};
+    for (uint32_t at = offset; at < offset + bytes; at += kGranule) {
+      if (!read_again(granules_[at / kGranule], read)) {
+        access_granule(self, at / kGranule, 15, kind, packed);
+      }
+    }
+    return;
+  }
   for (uint32_t at = offset; at < offset + bytes;) {
     const uint32_t first = at % kGranule;
     const uint32_t count = std::min(kGranule - first, offset + bytes - at);
     access_granule(self, at / kGranule, ((1u << count) - 1) << first, kind, packed);
     at += count;
   }
+}
+
+bool Shadow::read_again(Cell& cell, const Access& read) {
+  if (cell.tag != clocks_->interval() || (cell.flags & ~kUnfenced) != 0 || cell.written != 15 ||
+      cell.write_clock != 0 || cell.atomics != 0) {
+    return false;
+  }
+  if (cell.readers != 0) return sets_.renew_in_array(cell.readers, read);
+  if (cell.read_clock != 0 && cell.reader != read.thread) return false;
+  cell.reader = static_cast<uint16_t>(read.thread);
+  cell.read_clock = read.clock;
+  cell.read_site = read.site;
+  return true;
 }
 
 void Shadow::refresh(Cell& cell) {

@@ -66,6 +66,9 @@ class Shadow {
 
   void check_range(Thread& self, const std::byte* address, uint32_t bytes, uint32_t alignment,
                    const char* verb, std::source_location site);
+  // Notes the read of a whole granule in the common case, that nothing but reads has happened to
+  // it in this interval. False if there is more to it.
+  bool read_again(Cell& cell, const Access& read);
   void refresh(Cell& cell);
   void split(uint32_t granule);
   void access_granule(Thread& self, uint32_t granule, uint32_t mask, AccessKind kind, int32_t site);
