@@ -8,6 +8,7 @@
 #include "addon_limits.h"
 #include "addon_tokenizer.h"
 #include "backend/cpu/isa.h"
+#include "backend/make_backend.h"
 #include "napi_util.h"
 #include "status.h"
 
@@ -38,6 +39,23 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// probeBackend(name): opens the backend and closes it again.
+Napi::Value probe_backend(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  BackendChoice choice;
+  choice.name = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+  const Result<ChosenBackend> chosen = make_backend(choice);
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("usable", Napi::Boolean::New(env, chosen.ok()));
+  std::string reason = chosen.status().message();
+  if (chosen.ok()) {
+    const BackendInfo found = chosen.value().backend->info();
+    reason = found.device.empty() ? found.isa : found.device + ", " + found.isa;
+  }
+  out.Set("reason", Napi::String::New(env, reason));
+  return out;
+}
+
 Napi::Array error_codes(Napi::Env env) {
   Napi::Array codes = Napi::Array::New(env);
   for (int code = 0; code <= static_cast<int>(ErrorCode::kInternal); ++code) {
@@ -53,6 +71,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("errorCodes", error_codes(env));
   exports.Set("setErrorClass", Napi::Function::New(env, set_error_class, "setErrorClass"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("probeBackend", Napi::Function::New(env, probe_backend, "probeBackend"));
   register_engine(env, exports);
   register_limits(env, exports);
   register_tokenizer(env, exports);

@@ -107,6 +107,9 @@ Status read_engine_options(Napi::Value value, EngineOptions* options) {
   options->threads = fields.int32("threads");
   options->isa_limit = fields.text("isaLimit");
   options->kv_memory_bytes = fields.integer("kvMemoryBytes", 0, kSafeIntegerMax);
+  if (!fields.value("kvMemoryDefaultBytes").IsUndefined()) {
+    options->kv_memory_default_bytes = fields.integer("kvMemoryDefaultBytes", 0, kSafeIntegerMax);
+  }
   const std::string kv_dtype = fields.text("kvDtype");
   options->block_size = fields.int32("blockSize");
   options->max_num_seqs = fields.int32("maxNumSeqs");
@@ -128,6 +131,8 @@ Napi::Object to_js_info(Napi::Env env, const EngineInfo& info) {
     out.Set(name, Napi::Number::New(env, value));
   };
   out.Set("backend", Napi::String::New(env, info.backend));
+  out.Set("backendReason", Napi::String::New(env, info.backend_reason));
+  out.Set("device", Napi::String::New(env, info.device));
   out.Set("isa", Napi::String::New(env, info.isa));
   out.Set("kvDtype", Napi::String::New(env, info.kv_dtype));
   number("threads", info.threads);

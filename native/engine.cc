@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "abort_list.h"
+#include "backend/make_backend.h"
 #include "engine_core.h"
 #include "model/model_matrices.h"
 #include "step_runner.h"
@@ -86,6 +87,7 @@ class EngineImpl final : public Engine {
 
   Status start(const ModelConfig& config, const WeightSet& weights, const EngineOptions& options,
                std::unique_ptr<Backend> backend);
+  void set_backend_reason(const std::string& reason) { info_.backend_reason = reason; }
   const EngineInfo& info() const override { return info_; }
 
   void submit(std::vector<int32_t> plan, Done done) override {
@@ -214,6 +216,7 @@ void EngineImpl::set_info(const EngineOptions& options, const KvLayout& layout, 
   const BackendInfo backend = backend_->info();
   info_.backend = backend.name;
   info_.isa = backend.isa;
+  info_.device = backend.device;
   info_.threads = backend.parallelism;
   info_.kv_dtype = kv_dtype_name(options.kv_dtype);
   info_.block_size = layout.block_size;
@@ -328,10 +331,12 @@ Status EngineImpl::guarded(const Half& half) {
 Result<std::unique_ptr<Engine>> create_engine(const ModelConfig& config, const WeightSet& weights,
                                               std::shared_ptr<void> keep_alive,
                                               const EngineOptions& options,
-                                              std::unique_ptr<Backend> backend) {
+                                              std::unique_ptr<Backend> backend,
+                                              const std::string& backend_reason) {
   try {
     auto engine = std::make_unique<EngineImpl>();
     LH_TRY(engine->start(config, weights, options, std::move(backend)));
+    engine->set_backend_reason(backend_reason);
     // Every weight has its resident copy in the backend: files may be unmapped.
     keep_alive.reset();
     return std::unique_ptr<Engine>(std::move(engine));
@@ -347,15 +352,13 @@ Result<std::unique_ptr<Engine>> Engine::create(const ModelConfig& config, const 
                                                const EngineOptions& options) {
   LH_TRY(validate(config));
   LH_TRY(check_options(options));
-  if (options.backend != "cpu" && options.backend != "auto") {
-    return error(ErrorCode::kUnsupported, "backend: expected cpu, found \"%s\"",
-                 options.backend.c_str());
-  }
-  CpuBackendOptions cpu;
-  cpu.threads = options.threads;
-  cpu.isa_limit = options.isa_limit;
-  LH_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, make_cpu_backend(cpu));
-  return create_engine(config, weights, std::move(keep_alive), options, std::move(backend));
+  BackendChoice choice;
+  choice.name = options.backend;
+  choice.threads = options.threads;
+  choice.isa_limit = options.isa_limit;
+  LH_ASSIGN_OR_RETURN(ChosenBackend chosen, make_backend(choice));
+  return create_engine(config, weights, std::move(keep_alive), options, std::move(chosen.backend),
+                       chosen.reason);
 }
 
 }  // namespace longhaul

@@ -16,7 +16,7 @@
 namespace longhaul {
 
 struct EngineOptions {
-  std::string backend = "cpu";
+  std::string backend = "cpu";             // make_backend.h
   int32_t threads = 0;                     // 0 = automatic
   std::string isa_limit;                   // LONGHAUL_ISA
   int64_t kv_memory_bytes = 0;             // size of the device pool; 0 = the backend's choice
@@ -30,6 +30,8 @@ struct EngineOptions {
 
 struct EngineInfo {
   std::string backend, isa, kv_dtype;
+  std::string device;                      // name of the GPU; empty on the CPU
+  std::string backend_reason;              // why this backend, for people; empty when handed in
   int32_t threads = 0;
   int32_t block_size = 0;
   int64_t block_bytes = 0;

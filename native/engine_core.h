@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "backend/backend.h"
 #include "engine.h"
@@ -11,6 +12,7 @@ namespace longhaul {
 Result<std::unique_ptr<Engine>> create_engine(const ModelConfig& config, const WeightSet& weights,
                                               std::shared_ptr<void> keep_alive,
                                               const EngineOptions& options,
-                                              std::unique_ptr<Backend> backend);
+                                              std::unique_ptr<Backend> backend,
+                                              const std::string& backend_reason = {});
 
 }  // namespace longhaul

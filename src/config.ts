@@ -16,6 +16,7 @@ export interface ServeConfig {
   /** 0 is automatic. */
   threads: number;
   isaLimit: string;
+  /** 0 is the backend's choice, for which defaultKvMemory() serves where the cache is in host memory. */
   kvMemoryBytes: number;
   kvDtype: KvDtype;
   blockSize: number;
@@ -115,7 +116,7 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
     field: 'backend',
     kind: { type: 'choice', choices: ['auto', 'cpu', 'cuda', 'cuda-emulated'] },
     default: 'auto',
-    help: 'where the model runs',
+    help: 'where the model runs; auto takes an NVIDIA GPU where there is one, else the CPU',
   },
   {
     name: 'threads',
@@ -138,14 +139,14 @@ export const SERVE_FLAGS: readonly ConfigFlag[] = [
     kind: { type: 'size', min: MIB },
     default: 0,
     help: 'memory for the K/V cache',
-    defaultText: 'a quarter of available memory, at most 4GiB',
+    defaultText: 'what a GPU has left; on the CPU a quarter of available memory, at most 4GiB',
   },
   {
     name: 'kv-dtype',
     field: 'kvDtype',
     kind: { type: 'choice', choices: KV_DTYPES },
     default: 'f16',
-    help: 'numbers of the K/V cache: 16 bit, or 8 bit with a scale (half the memory)',
+    help: 'numbers of the K/V cache: 16 bit, or 8 bit with a scale (half the memory; fp8 on GPUs only)',
   },
   {
     name: 'block-size',
@@ -313,9 +314,7 @@ export function serveConfig(
       values[flag.field] = flag.default;
     }
   }
-  const config = values as unknown as ServeConfig;
-  if (config.kvMemoryBytes === 0) config.kvMemoryBytes = defaultKvMemory();
-  return config;
+  return values as unknown as ServeConfig;
 }
 
 function parseValue(setting: string, kind: Kind, value: unknown): unknown {
@@ -394,7 +393,8 @@ export function formatSize(bytes: number): string {
 const KV_MEMORY_MAX = 4096 * MIB;
 const KV_MEMORY_MIN = 64 * MIB;
 
-function defaultKvMemory(): number {
+/** Bytes of the K/V cache in the host's memory unless --kv-memory says otherwise. */
+export function defaultKvMemory(): number {
   const quarter = Math.floor(availableMemory() / 4 / MIB) * MIB;
   return Math.min(KV_MEMORY_MAX, Math.max(KV_MEMORY_MIN, quarter));
 }

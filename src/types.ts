@@ -54,8 +54,8 @@ export interface SamplingParams {
   stopTokenIds: readonly number[];
 }
 
-/** Numbers of the K/V cache (native/kv/kv_dtype.h). */
-export const KV_DTYPES = ['f16', 'bf16', 'q8'] as const;
+/** Numbers of the K/V cache (native/kv/kv_dtype.h); fp8 needs a CUDA device. */
+export const KV_DTYPES = ['f16', 'bf16', 'q8', 'fp8'] as const;
 export type KvDtype = (typeof KV_DTYPES)[number];
 
 /** The most likely token every time, and nothing asked for besides; maxTokens is the caller's to set. */

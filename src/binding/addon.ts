@@ -57,11 +57,14 @@ export interface NativeModel {
 }
 
 export interface NativeEngineOptions {
+  /** 'auto', 'cpu', 'cuda', 'cuda-emulated'. */
   backend: string;
   /** 0 is automatic. */
   threads: number;
   isaLimit: string;
+  /** 0 is the backend's choice: what a GPU has left, or the next where the cache is in host memory. */
   kvMemoryBytes: number;
+  kvMemoryDefaultBytes?: number;
   kvDtype: KvDtype;
   blockSize: number;
   maxNumSeqs: number;
@@ -72,6 +75,10 @@ export interface NativeEngineOptions {
 
 export interface NativeEngineInfo {
   backend: string;
+  /** Why this backend, for people. */
+  backendReason: string;
+  /** Name of the GPU; empty on the CPU. */
+  device: string;
   isa: string;
   kvDtype: string;
   threads: number;
@@ -149,6 +156,8 @@ export interface Addon {
   /** Hands over the class native code constructs: new EngineError(code, message). */
   setErrorClass(errorClass: typeof EngineError): void;
   cpuInfo(): { model: string; isa: string; features: string[]; defaultThreads: number };
+  /** Opens a backend and closes it again: what it runs on, or why it cannot be used. */
+  probeBackend(name: string): { usable: boolean; reason: string };
   /**
    * What this machine could do at best with `threads` (0 = automatic) at an instruction set, for
    * benchmarks: bytes read and operations (a multiply and an add count as two) a second, the latter

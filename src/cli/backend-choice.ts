@@ -1,5 +1,6 @@
-/** Which backend runs the model, and why: the same words for serve's log and doctor's report. */
+/** Which backend can run a model here, and why: the same words for serve and for doctor's report. */
 import { existsSync } from 'node:fs';
+import { type Addon, loadAddon } from '../binding/addon.js';
 import type { ServeConfig } from '../config.js';
 import { EngineError } from '../errors.js';
 
@@ -9,30 +10,44 @@ export interface BackendVerdict {
   reason: string;
 }
 
+type Probe = Pick<Addon, 'probeBackend'>;
+
 const DRIVER_FILES = ['/proc/driver/nvidia/version', '/dev/nvidiactl', '/dev/dxg'];
 
 export function hasNvidiaDriver(): boolean {
   return DRIVER_FILES.some((path) => existsSync(path));
 }
 
-/** All backends of the interface, with a reason for each. `addonError` is null when it loads. */
-export function backendVerdicts(addonError: string | null): BackendVerdict[] {
-  const driver = hasNvidiaDriver() ? 'an NVIDIA driver is present' : 'no NVIDIA driver is present';
-  return [
-    {
-      name: 'cpu',
-      usable: addonError === null,
-      reason: addonError ?? 'built into the addon; runs on any x86-64-v2 or arm64 machine',
-    },
-    { name: 'cuda', usable: false, reason: `this version has no CUDA plug-in (${driver})` },
-    { name: 'cuda-emulated', usable: false, reason: 'this version has no emulated CUDA backend' },
-  ];
+/** All backends, with a reason for each; `addon` is null when it does not load, for `addonError`. */
+export function backendVerdicts(addon: Probe | null, addonError: string | null): BackendVerdict[] {
+  return ['cpu', 'cuda', 'cuda-emulated'].map((name) => {
+    if (!addon) return { name, usable: false, reason: addonError ?? 'the addon does not load' };
+    const { usable, reason } = addon.probeBackend(name);
+    if (name !== 'cuda' || usable) return { name, usable, reason };
+    const driver = hasNvidiaDriver()
+      ? 'an NVIDIA driver is present'
+      : 'no NVIDIA driver is present';
+    return { name, usable, reason: `${reason} (${driver})` };
+  });
 }
 
-/** The backend to ask native code for. Throws ERR_DEVICE for one that cannot run here. */
-export function chooseBackend(wanted: ServeConfig['backend']): string {
-  if (wanted === 'auto') return 'cpu';
-  const verdict = backendVerdicts(null).find((entry) => entry.name === wanted)!;
-  if (verdict.usable) return wanted;
-  throw new EngineError('ERR_DEVICE', `--backend ${wanted}: ${verdict.reason}. Use auto or cpu.`);
+/** What --backend auto takes; null when nothing can run. */
+export function automaticBackend(verdicts: readonly BackendVerdict[]): string | null {
+  const usable = (name: string): boolean =>
+    verdicts.some((verdict) => verdict.name === name && verdict.usable);
+  return ['cuda', 'cpu'].find(usable) ?? null;
+}
+
+/**
+ * The backend to ask native code for, which decides itself what auto is. Throws ERR_DEVICE for a
+ * device that cannot be used: before a model is looked for, and never with another in its place.
+ */
+export function chooseBackend(
+  wanted: ServeConfig['backend'],
+  addon: Probe = loadAddon(),
+): ServeConfig['backend'] {
+  if (wanted === 'auto' || wanted === 'cpu') return wanted;
+  const { usable, reason } = addon.probeBackend(wanted);
+  if (usable) return wanted;
+  throw new EngineError('ERR_DEVICE', `--backend ${wanted} cannot be used: ${reason}`);
 }

@@ -4,13 +4,13 @@ import { readdirSync, statSync } from 'node:fs';
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
-import { loadAddon } from '../binding/addon.js';
-import { availableMemory, formatSize, serveConfig } from '../config.js';
+import { type Addon, loadAddon } from '../binding/addon.js';
+import { availableMemory, defaultKvMemory, formatSize } from '../config.js';
 import { packageVersion } from '../http/version.js';
 import { cacheFolder } from '../models/cache.js';
 import { KNOWN_MODELS } from '../models/registry.js';
 import { cachedKnownModel } from '../models/sources.js';
-import { type BackendVerdict, backendVerdicts } from './backend-choice.js';
+import { automaticBackend, type BackendVerdict, backendVerdicts } from './backend-choice.js';
 import { EXIT } from './exit-codes.js';
 
 const execute = promisify(execFile);
@@ -65,7 +65,7 @@ async function examine(): Promise<DoctorReport> {
     output('c++', ['--version']),
   ]);
   const native = examineAddon();
-  const backends = backendVerdicts(native.error);
+  const backends = backendVerdicts(native.addon, native.error);
   const cache = cacheFolder();
   return {
     version: packageVersion(),
@@ -82,14 +82,14 @@ async function examine(): Promise<DoctorReport> {
     memory: {
       totalBytes: totalmem(),
       availableBytes: availableMemory(),
-      kvMemoryBytes: serveConfig({}, {}).kvMemoryBytes,
+      kvMemoryBytes: defaultKvMemory(),
     },
     gpus: gpus === null ? null : gpus.split('\n'),
     cudaToolkit: nvcc === null ? null : (/release [\d.]+/.exec(nvcc)?.[0] ?? nvcc),
     tools: { python, pip: firstLine(pip), cmake: firstLine(cmake), compiler: firstLine(compiler) },
     addon: { version: native.version, error: native.error },
     backends,
-    chosenBackend: backends.find((backend) => backend.usable)?.name ?? null,
+    chosenBackend: automaticBackend(backends),
     cache: {
       folder: cache,
       models: cachedFiles(join(cache, 'models')),
@@ -102,15 +102,16 @@ async function examine(): Promise<DoctorReport> {
 }
 
 function examineAddon(): {
+  addon: Addon | null;
   version: string | null;
   info: ReturnType<ReturnType<typeof loadAddon>['cpuInfo']> | null;
   error: string | null;
 } {
   try {
     const addon = loadAddon();
-    return { version: addon.version, info: addon.cpuInfo(), error: null };
+    return { addon, version: addon.version, info: addon.cpuInfo(), error: null };
   } catch (error) {
-    return { version: null, info: null, error: (error as Error).message };
+    return { addon: null, version: null, info: null, error: (error as Error).message };
   }
 }
 
@@ -165,7 +166,10 @@ function render(report: DoctorReport): string {
   head('Memory');
   row('total', formatSize(report.memory.totalBytes));
   row('available', formatSize(report.memory.availableBytes));
-  row('K/V cache', `${formatSize(report.memory.kvMemoryBytes)} unless --kv-memory says otherwise`);
+  row(
+    'K/V cache',
+    `${formatSize(report.memory.kvMemoryBytes)} unless --kv-memory says otherwise or a GPU runs the model`,
+  );
   head('GPU');
   for (const gpu of report.gpus ?? ['none found (nvidia-smi does not answer)']) row('device', gpu);
   row('toolkit', report.cudaToolkit ?? 'no nvcc');

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import type { NativeEngineHandle } from '../binding/addon.js';
 import { loadAddon } from '../binding/addon.js';
-import { ConfigError, type ServeConfig } from '../config.js';
+import { ConfigError, defaultKvMemory, type ServeConfig } from '../config.js';
 import { LocalEngine } from '../engine/engine.js';
 import type { Logger } from '../log.js';
 import type { ModelDescription } from '../models/model-types.js';
@@ -52,6 +52,7 @@ export async function startServer(options: StartOptions): Promise<RunningServer>
     threads: config.threads,
     isaLimit: config.isaLimit,
     kvMemoryBytes: config.kvMemoryBytes,
+    kvMemoryDefaultBytes: defaultKvMemory(),
     kvDtype: config.kvDtype,
     blockSize: config.blockSize,
     maxNumSeqs: config.maxNumSeqs,

@@ -162,6 +162,8 @@ export class FakeNativeEngine implements NativeEngineHandle {
     this.options = options;
     this.info = {
       backend: 'cpu',
+      backendReason: 'asked for',
+      device: '',
       isa: 'fake',
       kvDtype: 'bf16',
       threads: 1,

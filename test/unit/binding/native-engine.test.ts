@@ -85,6 +85,8 @@ t.test('info says what was built', async (t) => {
   await withEngine(async (engine) => {
     t.match(engine.info, {
       backend: 'cpu',
+      backendReason: 'asked for',
+      device: '',
       kvDtype: 'f16',
       threads: 1,
       blockSize: 32,
@@ -99,6 +101,30 @@ t.test('info says what was built', async (t) => {
     });
     t.ok(engine.info.weightBytes > 0);
   });
+});
+
+t.test('a size of the K/V cache is for the backend to choose', async (t) => {
+  const options = { ...TINY_OPTIONS, kvMemoryBytes: 0, kvMemoryDefaultBytes: 10 * 8192 };
+  const engine = await addon.createEngine(tinyNativeModel(), options);
+  t.equal(engine.info.numBlocks, 10);
+  await engine.close();
+});
+
+t.test('a backend can be probed', async (t) => {
+  t.same(addon.probeBackend('cpu'), { usable: true, reason: addon.cpuInfo().isa });
+  const unknown = addon.probeBackend('tpu');
+  t.equal(unknown.usable, false);
+  t.match(unknown.reason, /found "tpu"/);
+  // Which of the two it is depends on the machine, but never is there no reason.
+  t.match(addon.probeBackend('cuda'), { usable: Boolean, reason: /.+/ });
+});
+
+const cuda = addon.probeBackend('cuda');
+const skip = cuda.usable && 'there is a GPU, which has no kernels for heads of 16';
+t.test('auto says what it took, and why', { skip }, async (t) => {
+  const engine = await addon.createEngine(tinyNativeModel(), { ...TINY_OPTIONS, backend: 'auto' });
+  t.match(engine.info, { backend: 'cpu', backendReason: cuda.reason });
+  await engine.close();
 });
 
 t.test('steps answer in order, overlapped or not, with the same tokens', async (t) => {
@@ -225,11 +251,23 @@ t.test('models and options are checked before anything is loaded', async (t) => 
     ],
     [
       model,
-      { ...TINY_OPTIONS, kvDtype: 'fp8' as 'q8' },
+      { ...TINY_OPTIONS, kvDtype: 'q5' as 'q8' },
       'ERR_UNSUPPORTED',
-      /kvDtype: expected f16, bf16 or q8, found "fp8"/,
+      /kvDtype: expected f16, bf16, q8 or fp8, found "q5"/,
     ],
-    [model, { ...TINY_OPTIONS, backend: 'cuda' }, 'ERR_UNSUPPORTED', /backend/],
+    [model, { ...TINY_OPTIONS, kvDtype: 'fp8' }, 'ERR_UNSUPPORTED', /^--kv-dtype fp8: /],
+    [
+      model,
+      { ...TINY_OPTIONS, backend: 'tpu' },
+      'ERR_UNSUPPORTED',
+      /expected auto, cpu, cuda or cuda-emulated, found "tpu"/,
+    ],
+    [
+      model,
+      { ...TINY_OPTIONS, kvMemoryBytes: 0 },
+      'ERR_INVALID_REQUEST',
+      /KV memory of 0 bytes holds 0 blocks/,
+    ],
     [model, { ...TINY_OPTIONS, isaLimit: 'mmx' }, 'ERR_INVALID_REQUEST', /mmx/],
     [
       model,

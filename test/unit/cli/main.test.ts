@@ -65,18 +65,12 @@ t.test('model failures end with 3', async (t) => {
   t.match(pull.stderr, /Did you mean hf:no\/such\?/);
 });
 
-t.test('a backend that is not here ends with 4', async (t) => {
-  const { code, stderr } = run([
-    'serve',
-    '--synthetic',
-    'tiny',
-    '--backend',
-    'cuda',
-    '--port',
-    '0',
-  ]);
+t.test('a GPU that is not here ends with 4, and nothing takes its place', async (t) => {
+  const args = ['serve', '--synthetic', 'tiny', '--backend', 'cuda', '--port', '0'];
+  const { code, stdout, stderr } = run(args, { CUDA_VISIBLE_DEVICES: '' });
   t.equal(code, 4);
-  t.match(stderr, /--backend cuda: this version has no CUDA plug-in/);
+  t.match(stderr, /--backend cuda cannot be used: /);
+  t.notMatch(stdout, /model loaded/);
 });
 
 t.test('pull: the path on stdout, progress on stderr', async (t) => {
@@ -104,6 +98,8 @@ t.test('doctor: text and JSON agree', async (t) => {
     ['cpu', 'cuda', 'cuda-emulated'],
   );
   t.equal(code, report.addon.error === null ? 0 : 4);
+  const cuda = report.backends.find((backend: { name: string }) => backend.name === 'cuda');
+  t.equal(report.chosenBackend, cuda.usable ? 'cuda' : 'cpu');
   const text = run(['doctor'], { LONGHAUL_CACHE_DIR: folder });
   t.equal(text.code, code);
   t.ok(text.stdout.includes(report.cpu.model) && text.stdout.includes(`Models in ${folder}`));
