@@ -3,7 +3,7 @@
 // Cost: rows moved are read and written once. Few columns are few threads (4096 columns: 128 blocks
 // of one warp), each with eight rows in flight: 2048 rows of 4096 take 256 rounds of about 1 us.
 // That is ten times what memory could do, for a step that lost a sequence; it needs no second
-// buffer.
+// buffer. 64 registers: the eight rows' addresses.
 #pragma once
 
 #include "compact_rows.h"

@@ -13,8 +13,8 @@
 //   rank                                                            3 us
 // so greedy 4 us, temperature alone 9 us, top_k, top_p, min_p 15 us, log-probabilities 3 more (with
 // a top list two stages that greedy has not). 64 rows: 32 MiB a stage, 10 to 14 us at 3 TB/s.
-// sm_90a: 32 (scan), 58 (weigh), 76 (collect), 34 (rank) registers; 17 KiB of shared memory, weigh
-// and collect 33: 8, 4, 3 and 8 blocks a multiprocessor, 64 bytes in flight a thread.
+// sm_90a: 40 (scan), 58 (weigh), 80 (collect), 34 (rank) registers; 17 KiB of shared memory, weigh
+// and collect 34: 6, 4, 3 and 7 blocks a multiprocessor, 64 bytes in flight a thread.
 #pragma once
 
 #include "device.cuh"
