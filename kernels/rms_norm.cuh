@@ -4,8 +4,8 @@
 // (w = 4, 2 or 1.25 of the output form), add_norm 12 + w. Prefill, 2048 x 4096: 50 MB to f16 =
 // 17 us at 3 TB/s, add_norm 117 MB = 39 us. Decode, 1 x 4096: one block, latency alone: one round
 // of loads (0.8 us), two barriers, launch: about 3 us.
-// sm_90a: 46 (rms_norm), 39 to 50 (add_norm), 24 to 31 (convert_rows) registers, 256 bytes of shared
-// memory: 1024 threads a multiprocessor with 32 bytes in flight each, twice the 16 KiB that hide
+// sm_90a: 46 (rms_norm), 39 to 50 (add_norm), 24 to 31 (convert_rows) registers, 256 bytes of
+// shared memory: 1024 threads a multiprocessor with 32 bytes in flight each, twice the 16 KiB that hide
 // 0.6 us of latency at 3.35 TB/s over 132 multiprocessors.
 #pragma once
 

@@ -2,8 +2,8 @@
 //
 // Cost: 8 bytes read and 4, 2 or 1.25 written an element. Prefill of 2048 x 14336 to f16: 294 MB =
 // 98 us at 3 TB/s. Decode of 1 x 14336: 14 blocks, launch and one round of loads: about 3 us.
-// sm_90a: 26 to 30 registers: 2048 threads a multiprocessor with 32 bytes in flight each, four times
-// what hides memory latency.
+// sm_90a: 26 to 30 registers: 2048 threads a multiprocessor with 32 bytes in flight each, four
+// times what hides memory latency.
 #pragma once
 
 #include "device.cuh"
