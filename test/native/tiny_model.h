@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -64,15 +65,18 @@ inline longhaul::ModelConfig tiny_config(const std::string& family) {
   return config;
 }
 
-inline TinyModel tiny_model(const std::string& family) {
+// The types a model's matrices are stored in, by canonical name.
+using TinyTypes = std::function<longhaul::DType(const std::string& name)>;
+
+// Random weights for a config. Vectors are F32 but for biases of keys and values.
+inline TinyModel tiny_model(const longhaul::ModelConfig& config, const TinyTypes& type_of) {
   using namespace longhaul;
   TinyModel model;
-  model.config = tiny_config(family);
+  model.config = config;
   model.owner = std::make_shared<std::vector<std::unique_ptr<std::byte[]>>>();
-  const ModelConfig& config = model.config;
+  const std::string& family = config.architecture;
   uint64_t seed = 1000 * static_cast<uint64_t>(family[0]) + static_cast<uint64_t>(family.back());
-  const auto add = [&](const std::string& name, int64_t rows, int64_t cols,
-                       DType dtype = DType::kF32) {
+  const auto add = [&](const std::string& name, int64_t rows, int64_t cols, DType dtype) {
     RandomTensor request;
     request.dtype = dtype;
     request.rows = rows;
@@ -83,38 +87,58 @@ inline TinyModel tiny_model(const std::string& family) {
     model.owner->push_back(std::move(make_random_tensor(request).value()));
     model.weights.add({name, dtype, rows, cols, model.owner->back().get()});
   };
+  const auto matrix = [&](const std::string& name, int64_t rows, int64_t cols) {
+    add(name, rows, cols, type_of(name));
+  };
+  const auto vector = [&](const std::string& name, int64_t size, DType dtype = DType::kF32) {
+    add(name, 1, size, dtype);
+  };
   const int64_t hidden = config.hidden_size, intermediate = config.intermediate_size;
   const int64_t q = config.num_heads * config.head_dim, kv = config.num_kv_heads * config.head_dim;
-  add("token_embedding", config.vocab_size, hidden, DType::kBF16);
-  add("output_norm", 1, hidden);
-  if (!config.tied_embeddings) add("lm_head", config.vocab_size, hidden, DType::kF16);
+  matrix("token_embedding", config.vocab_size, hidden);
+  vector("output_norm", hidden);
+  if (!config.tied_embeddings) matrix("lm_head", config.vocab_size, hidden);
   for (int32_t i = 0; i < config.num_layers(); ++i) {
     const std::string prefix = "layers." + std::to_string(i) + ".";
-    add(prefix + "attention_norm", 1, hidden);
-    // Stacked parts of one projection may differ in type.
-    add(prefix + "q_proj", q, hidden, DType::kF32);
-    add(prefix + "k_proj", kv, hidden, DType::kBF16);
-    add(prefix + "v_proj", kv, hidden, DType::kF16);
-    add(prefix + "o_proj", hidden, q, DType::kBF16);
-    add(prefix + "mlp_norm", 1, hidden);
-    add(prefix + "gate_proj", intermediate, hidden, DType::kF16);
-    add(prefix + "up_proj", intermediate, hidden, i % 2 == 0 ? DType::kF16 : DType::kF32);
-    add(prefix + "down_proj", hidden, intermediate);
+    vector(prefix + "attention_norm", hidden);
+    matrix(prefix + "q_proj", q, hidden);
+    matrix(prefix + "k_proj", kv, hidden);
+    matrix(prefix + "v_proj", kv, hidden);
+    matrix(prefix + "o_proj", hidden, q);
+    vector(prefix + "mlp_norm", hidden);
+    matrix(prefix + "gate_proj", intermediate, hidden);
+    matrix(prefix + "up_proj", intermediate, hidden);
+    matrix(prefix + "down_proj", hidden, intermediate);
     if (config.qkv_bias) {
-      add(prefix + "q_bias", 1, q);
-      add(prefix + "k_bias", 1, kv, DType::kBF16);
-      add(prefix + "v_bias", 1, kv, DType::kF16);
+      vector(prefix + "q_bias", q);
+      vector(prefix + "k_bias", kv, DType::kBF16);
+      vector(prefix + "v_bias", kv, DType::kF16);
     }
     if (config.qk_norm) {
-      add(prefix + "q_norm", 1, config.head_dim);
-      add(prefix + "k_norm", 1, config.head_dim);
+      vector(prefix + "q_norm", config.head_dim);
+      vector(prefix + "k_norm", config.head_dim);
     }
     if (config.post_norms) {
-      add(prefix + "post_attention_norm", 1, hidden);
-      add(prefix + "post_mlp_norm", 1, hidden);
+      vector(prefix + "post_attention_norm", hidden);
+      vector(prefix + "post_mlp_norm", hidden);
     }
   }
   return model;
+}
+
+// Dense types, mixed: stacked parts of one projection may differ in type.
+inline longhaul::DType mixed_type(const std::string& name) {
+  using longhaul::DType;
+  const auto ends = [&](const char* end) { return name.ends_with(end); };
+  if (ends("token_embedding") || ends("k_proj") || ends("o_proj")) return DType::kBF16;
+  if (ends("lm_head") || ends("v_proj") || ends("gate_proj")) return DType::kF16;
+  if (!ends("up_proj")) return DType::kF32;
+  const bool even = (name[name.find('.') + 1] - '0') % 2 == 0;
+  return even ? DType::kF16 : DType::kF32;
+}
+
+inline TinyModel tiny_model(const std::string& family) {
+  return tiny_model(tiny_config(family), mixed_type);
 }
 
 }  // namespace lh_test
