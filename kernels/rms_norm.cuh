@@ -5,8 +5,8 @@
 // 17 us at 3 TB/s, add_norm 117 MB = 39 us. Decode, 1 x 4096: one block, latency alone: one round
 // of loads (0.8 us), two barriers, launch: about 3 us.
 // sm_90a: 46 (rms_norm), 39 to 50 (add_norm), 24 to 31 (convert_rows) registers, 256 bytes of
-// shared memory: 1024 threads a multiprocessor with 32 bytes in flight each, twice the 16 KiB that hide
-// 0.6 us of latency at 3.35 TB/s over 132 multiprocessors.
+// shared memory: 1024 threads a multiprocessor with 32 bytes in flight each, twice the 16 KiB that
+// hide 0.6 us of latency at 3.35 TB/s over 132 multiprocessors.
 #pragma once
 
 #include "block_reduce.cuh"
