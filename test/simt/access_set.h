@@ -36,7 +36,7 @@ class AccessSets {
   Access unordered(AccessSet set, uint32_t thread, const Clocks& clocks) const;
 
  private:
-  static constexpr uint32_t kListMax = 7;
+  static constexpr uint32_t kListMax = 15;   // lanes of 15 warps that read one row by ldmatrix
   static constexpr uint32_t kArrayBit = 1u << 31;
   struct List {
     uint32_t count = 0;
