@@ -1,0 +1,12 @@
+/**
+ * Calls whose removal no test can notice, each with the reason. A reason that no longer applies (its
+ * mutant is caught, or gone) fails the run.
+ */
+export interface Survivor {
+  file: string;
+  /** Part of the call's line or of the five lines up to it. */
+  near: string;
+  because: string;
+}
+
+export const SURVIVORS: readonly Survivor[] = [];
