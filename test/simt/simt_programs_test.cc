@@ -1,6 +1,7 @@
 // Right programs, written as kernels are, end without a fault and with the exact result in every
 // order of threads, with checks and without.
 #include <cstdint>
+#include <thread>
 #include <vector>
 
 #include "simt/launch_probe.h"
@@ -350,6 +351,31 @@ LH_TEST(warps_pass_notes) {
         }
         return true;
       });
+}
+
+// Streams may run on different threads of the host: launches do not meet.
+LH_TEST(two_host_threads_launch_at_once) {
+  int codes[2] = {-1, -1};
+  std::vector<int32_t> sums(2 * 20);
+  const auto host = [&](int which) {
+    codes[which] = 0;
+    for (int i = 0; i < 20; ++i) {
+      codes[which] += longhaul::simt::run_grid(dim3(3), 128, 512, [&, which, i] {
+        Shared<int32_t> s = dynamic_shared<int32_t>();
+        s[threadIdx.x] = which + 1;
+        block_sync();
+        const int32_t other = s[127 - threadIdx.x];
+        const int32_t sum = warp_sum(other);
+        if (threadIdx.x == 0) sums[which * 20 + i] += sum;
+      });
+    }
+  };
+  std::thread first(host, 0), second(host, 1);
+  first.join();
+  second.join();
+  EXPECT_EQ(codes[0], 0);
+  EXPECT_EQ(codes[1], 0);
+  for (int i = 0; i < 40; ++i) EXPECT_EQ(sums[i], 3 * 32 * (1 + i / 20));
 }
 
 LH_TEST(seeds_give_the_order_back) {
