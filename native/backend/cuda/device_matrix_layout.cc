@@ -39,7 +39,7 @@ WeightFormat weight_format(DType dtype) {
 Status check_part(const TensorView& part, const TensorView& first) {
   const auto n = [](int64_t value) { return static_cast<long long>(value); };
   const char* name = part.name.c_str();
-  if (part.rows <= 0 || part.cols <= 0 || part.data == nullptr) {
+  if (part.rows <= 0 || part.cols <= 0) {
     return error(ErrorCode::kModelFormat, "tensor %s: expected a matrix, found %lld x %lld", name,
                  n(part.rows), n(part.cols));
   }
@@ -48,13 +48,14 @@ Status check_part(const TensorView& part, const TensorView& first) {
                  name, n(first.cols), first.name.c_str(), n(part.cols));
   }
   if (part.rows > kRowsMax || part.cols > kColsMax) {
-    return error(ErrorCode::kModelFormat, "tensor %s: %lld x %lld is too large", name,
-                 n(part.rows), n(part.cols));
+    return error(ErrorCode::kModelFormat, "tensor %s: %lld x %lld is too large", name, n(part.rows),
+                 n(part.cols));
   }
   const DTypeInfo& info = dtype_info(part.dtype);
   if (part.cols % info.block_elements != 0) {
-    return error(ErrorCode::kModelFormat, "tensor %s: %s needs a multiple of %d columns, found %lld",
-                 name, info.name, info.block_elements, n(part.cols));
+    return error(ErrorCode::kModelFormat,
+                 "tensor %s: %s needs a multiple of %d columns, found %lld", name, info.name,
+                 info.block_elements, n(part.cols));
   }
   const int32_t multiple = device::col_multiple(weight_format(part.dtype));
   if (part.cols % multiple != 0) {
@@ -69,8 +70,7 @@ void add_piece(DeviceMatrixLayout& layout, DevicePiece piece) {
   const device::WeightMatrix matrix = piece_matrix(piece, nullptr);
   const bool dense = device::is_dense(piece.format);
   piece.num_units = dense ? piece.rows : device::num_tiles(matrix);
-  piece.unit_bytes =
-      dense ? int64_t{2} * piece.cols : device::tile_bytes(piece.format, piece.cols);
+  piece.unit_bytes = dense ? int64_t{2} * piece.cols : device::tile_bytes(piece.format, piece.cols);
   piece.offset = layout.bytes;
   layout.bytes += (piece.num_units * piece.unit_bytes + 255) / 256 * 256;
   layout.pieces.push_back(piece);
