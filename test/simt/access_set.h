@@ -12,8 +12,8 @@ namespace longhaul::simt {
 
 struct Access {
   uint32_t thread = 0;
-  uint32_t clock = 0;   // 0: none
-  int32_t site = 0;     // shadow.h
+  uint32_t clock = 0;  // 0: none
+  int32_t site = 0;    // shadow.h
 };
 
 // 0 is the empty set.
@@ -36,7 +36,7 @@ class AccessSets {
   Access unordered(AccessSet set, uint32_t thread, const Clocks& clocks) const;
 
  private:
-  static constexpr uint32_t kListMax = 15;   // lanes of 15 warps that read one row by ldmatrix
+  static constexpr uint32_t kListMax = 15;  // lanes of 15 warps that read one row by ldmatrix
   static constexpr uint32_t kArrayBit = 1u << 31;
   struct List {
     uint32_t count = 0;
@@ -51,9 +51,9 @@ class AccessSets {
   }
 
   uint32_t num_threads_ = 0;
-  uint32_t num_lists_ = 0, num_arrays_ = 0;   // in use
-  std::vector<List> lists_;                   // list i is set i + 1
-  std::vector<Access> arrays_;                // [array][thread]
+  uint32_t num_lists_ = 0, num_arrays_ = 0;  // in use
+  std::vector<List> lists_;                  // list i is set i + 1
+  std::vector<Access> arrays_;               // [array][thread]
 };
 
 }  // namespace longhaul::simt

@@ -31,8 +31,8 @@ void CopyGroups::issue(Thread& self, PendingCopy copy) {
   if (reinterpret_cast<uintptr_t>(copy.to) % copy.bytes != 0 ||
       (copy.valid && reinterpret_cast<uintptr_t>(copy.from) % copy.bytes != 0)) {
     block.fault(kMisalignedAddress,
-                "copy_async of " + std::to_string(copy.bytes) + " bytes is not aligned to them", self,
-                copy.site);
+                "copy_async of " + std::to_string(copy.bytes) + " bytes is not aligned to them",
+                self, copy.site);
   }
   if (!block.checks()) {
     land(copy);
@@ -52,8 +52,8 @@ void CopyGroups::wait(Thread& self, uint32_t groups, std::source_location site) 
     const PendingCopy& copy = pending_[landed];
     if (copy.group + groups >= open_group_) break;
     land(copy);
-    self.block->shadow().copy_landed(copy.to, copy.bytes, self.id, self.block->clocks().now(self.id),
-                                     copy.site);
+    self.block->shadow().copy_landed(copy.to, copy.bytes, self.id,
+                                     self.block->clocks().now(self.id), copy.site);
   }
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(landed));
 }
@@ -93,9 +93,9 @@ void BulkCopies::check_all_waited(Block& block) {
   const PendingBulkCopy* const lost =
       pending_.empty() ? block.mbarriers().unawaited() : &pending_.front();
   if (!lost) return;
-  block.set_block_fault(kLaunchFailure, "thread " + std::to_string(lost->thread) + ", " +
-                                            place(lost->site) +
-                                            ": the block ends with no wait for this bulk_copy_async");
+  block.set_block_fault(kLaunchFailure,
+                        "thread " + std::to_string(lost->thread) + ", " + place(lost->site) +
+                            ": the block ends with no wait for this bulk_copy_async");
 }
 
 }  // namespace longhaul::simt

@@ -22,7 +22,7 @@ struct PendingCopy {
   std::byte* to = nullptr;
   const void* from = nullptr;
   uint32_t bytes = 0;
-  bool valid = true;             // else zeros
+  bool valid = true;  // else zeros
   uint32_t group = 0;
   std::source_location site;
 };
@@ -38,16 +38,16 @@ class CopyGroups {
   const std::vector<PendingCopy>& pending() const { return pending_; }
 
  private:
-  std::vector<PendingCopy> pending_;   // in order of issue
-  uint32_t open_group_ = 0;            // the group that commit() closes
+  std::vector<PendingCopy> pending_;  // in order of issue
+  uint32_t open_group_ = 0;           // the group that commit() closes
 };
 
 struct PendingBulkCopy {
   std::byte* to = nullptr;
   const void* from = nullptr;
   uint32_t bytes = 0;
-  uint32_t mbarrier = 0;               // index in Mbarriers
-  uint32_t thread = 0;                 // who issued it
+  uint32_t mbarrier = 0;  // index in Mbarriers
+  uint32_t thread = 0;    // who issued it
   std::source_location site;
 };
 

@@ -49,11 +49,11 @@ class Clocks {
   bool is_current(const ClockSet& set) const { return set.interval == interval_; }
 
   uint32_t num_threads_ = 0;
-  uint32_t width_ = 0;               // entries of a set
+  uint32_t width_ = 0;  // entries of a set
   uint32_t interval_ = 0;
   uint32_t first_interval_ = 0;
-  std::vector<uint32_t> clock_;      // per thread and the agent; at least 1
-  std::vector<ClockSet> lane_;       // current only if the lane knows more than its warp
+  std::vector<uint32_t> clock_;  // per thread and the agent; at least 1
+  std::vector<ClockSet> lane_;   // current only if the lane knows more than its warp
   std::vector<ClockSet> warp_;
 };
 

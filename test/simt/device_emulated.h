@@ -50,15 +50,18 @@ inline Shared<U> shared_cast(Shared<T> pointer) {
 }
 
 template <typename T>
-inline T shared_atomic_add(Shared<T> pointer, std::type_identity_t<T> value, Site site = Site::current()) {
+inline T shared_atomic_add(Shared<T> pointer, std::type_identity_t<T> value,
+                           Site site = Site::current()) {
   return simt::shared_atomic(pointer, site, [value](T old) { return static_cast<T>(old + value); });
 }
 template <typename T>
-inline T shared_atomic_max(Shared<T> pointer, std::type_identity_t<T> value, Site site = Site::current()) {
+inline T shared_atomic_max(Shared<T> pointer, std::type_identity_t<T> value,
+                           Site site = Site::current()) {
   return simt::shared_atomic(pointer, site, [value](T old) { return old < value ? value : old; });
 }
 template <typename T>
-inline T shared_atomic_or(Shared<T> pointer, std::type_identity_t<T> value, Site site = Site::current()) {
+inline T shared_atomic_or(Shared<T> pointer, std::type_identity_t<T> value,
+                          Site site = Site::current()) {
   return simt::shared_atomic(pointer, site, [value](T old) { return static_cast<T>(old | value); });
 }
 
@@ -73,7 +76,8 @@ inline T load_cached(const T* pointer, Site site = Site::current()) {
   return simt::global_load(pointer, site);
 }
 template <typename T>
-inline void store_stream(T* pointer, const std::type_identity_t<T>& value, Site site = Site::current()) {
+inline void store_stream(T* pointer, const std::type_identity_t<T>& value,
+                         Site site = Site::current()) {
   simt::global_store(pointer, value, site);
 }
 template <typename T>
@@ -162,10 +166,9 @@ inline void mbarrier_init(Shared<uint64_t> bar, uint32_t arrivals, Site site = S
   simt::Thread& self = *simt::current;
   self.block->mbarriers().init(self, bar.address(), arrivals, site);
 }
-inline void fence_mbarrier_init() {
-  simt::current->block->mbarriers().fence_init(*simt::current);
-}
-inline void mbarrier_arrive_expect(Shared<uint64_t> bar, uint32_t bytes, Site site = Site::current()) {
+inline void fence_mbarrier_init() { simt::current->block->mbarriers().fence_init(*simt::current); }
+inline void mbarrier_arrive_expect(Shared<uint64_t> bar, uint32_t bytes,
+                                   Site site = Site::current()) {
   simt::Thread& self = *simt::current;
   simt::Mbarriers& table = self.block->mbarriers();
   table.arrive(self, table.find(self, bar.address(), site), bytes, site);
@@ -188,14 +191,16 @@ inline void fence_async_proxy(Site site = Site::current()) { simt::fence_async_p
 
 // ---- matrix fragments
 
-inline void load_matrix_x4(uint32_t (&r)[4], Shared<const std::byte> row, Site site = Site::current()) {
+inline void load_matrix_x4(uint32_t (&r)[4], Shared<const std::byte> row,
+                           Site site = Site::current()) {
   simt::load_matrix_lanes<4>(r, row, "load_matrix_x4", false, site);
 }
 inline void load_matrix_x4_trans(uint32_t (&r)[4], Shared<const std::byte> row,
                                  Site site = Site::current()) {
   simt::load_matrix_lanes<4>(r, row, "load_matrix_x4_trans", true, site);
 }
-inline void load_matrix_x2(uint32_t (&r)[2], Shared<const std::byte> row, Site site = Site::current()) {
+inline void load_matrix_x2(uint32_t (&r)[2], Shared<const std::byte> row,
+                           Site site = Site::current()) {
   simt::load_matrix_lanes<2>(r, row, "load_matrix_x2", false, site);
 }
 inline void load_matrix_x2_trans(uint32_t (&r)[2], Shared<const std::byte> row,

@@ -52,14 +52,13 @@ Fiber::Fiber(std::function<void()> entry) {
   OwnedStack owned;
   owned.context.sp = stack_ + stack_bytes_ - color;
   owned.context.size = stack_bytes_ - color;
-  context_ = boost::context::fiber(
-      std::allocator_arg, owned,
-      [this, run = std::move(entry)](boost::context::fiber&& from) {
-        leaving_->context_ = std::move(from);
-        arrive();
-        run();
-        return std::move(next_->context_);
-      });
+  context_ = boost::context::fiber(std::allocator_arg, owned,
+                                   [this, run = std::move(entry)](boost::context::fiber&& from) {
+                                     leaving_->context_ = std::move(from);
+                                     arrive();
+                                     run();
+                                     return std::move(next_->context_);
+                                   });
 }
 
 Fiber::~Fiber() {

@@ -37,9 +37,9 @@ class Fiber {
   // Whom control came from, for whoever continues; null after leave().
   static constinit thread_local Fiber* leaving_ __attribute__((tls_model("initial-exec")));
 
-  boost::context::fiber context_;   // where to continue; empty while running
-  Fiber* next_ = nullptr;           // set by leave(): whom the entry's return continues
-  std::byte* stack_ = nullptr;      // lowest usable byte; null for the thread's own stack
+  boost::context::fiber context_;  // where to continue; empty while running
+  Fiber* next_ = nullptr;          // set by leave(): whom the entry's return continues
+  std::byte* stack_ = nullptr;     // lowest usable byte; null for the thread's own stack
   size_t stack_bytes_ = 0;
   const void* sanitizer_bottom_ = nullptr;  // of the thread's own stack, learned on leaving it
   void* sanitizer_stack_ = nullptr;
@@ -62,8 +62,7 @@ inline __attribute__((always_inline)) void Fiber::switch_to(Fiber& from, Fiber& 
   leaving_ = &from;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&from.sanitizer_stack_,
-                                 to.stack_ ? to.stack_ : to.sanitizer_bottom_,
-                                 to.stack_bytes_);
+                                 to.stack_ ? to.stack_ : to.sanitizer_bottom_, to.stack_bytes_);
 #endif
   boost::context::fiber back = std::move(to.context_).resume();
   if (leaving_) leaving_->context_ = std::move(back);

@@ -15,7 +15,7 @@ const MmaLane& lane_of(void* const* lanes, int lane) {
   return *static_cast<const MmaLane*>(lanes[lane]);
 }
 
-struct WidenF16 {   // f16_to_f32 of numbers.h, four at a time
+struct WidenF16 {  // f16_to_f32 of numbers.h, four at a time
   static Float4 widen(Bits4 half) {
     const Bits4 magnitude = (half & 0x7fffu) << 13;
     const Bits4 scaled = (Bits4)((Float4)magnitude * std::bit_cast<float>(0x77800000u));
@@ -45,8 +45,8 @@ void widen_pairs(const uint32_t (&pairs)[8], float (&even)[8], float (&odd)[8]) 
 
 template <typename Widen>
 void mma_16816(void* const* lanes) {
-  uint32_t a_pairs[16][8];   // row, pair of k
-  uint32_t b_pairs[8][8];    // pair of k, column
+  uint32_t a_pairs[16][8];  // row, pair of k
+  uint32_t b_pairs[8][8];   // pair of k, column
   alignas(16) float c[16][8];
   for (int lane = 0; lane < 32; ++lane) {
     const MmaLane& operands = lane_of(lanes, lane);
@@ -91,8 +91,8 @@ void mma_16816_bf16(void* const* lanes) { mma_16816<WidenBf16>(lanes); }
 
 void mma_16832_s8(void* const* lanes) {
   typedef int32_t Int4 __attribute__((vector_size(16)));
-  int8_t a[16][32];               // row, k
-  alignas(16) int32_t b[32][8];   // k, column
+  int8_t a[16][32];              // row, k
+  alignas(16) int32_t b[32][8];  // k, column
   for (int lane = 0; lane < 32; ++lane) {
     const MmaLane& operands = lane_of(lanes, lane);
     const int group = lane / 4, number = lane % 4;
@@ -138,7 +138,8 @@ void load_matrix(void* const* lanes, int num_matrices, bool transposed) {
     for (int lane = 0; lane < 32; ++lane) {
       const int group = lane / 4, number = lane % 4;
       const uint32_t lo = transposed ? elements[2 * number][group] : elements[group][2 * number];
-      const uint32_t hi = transposed ? elements[2 * number + 1][group] : elements[group][2 * number + 1];
+      const uint32_t hi =
+          transposed ? elements[2 * number + 1][group] : elements[group][2 * number + 1];
       static_cast<LoadMatrixLane*>(lanes[lane])->result[matrix] = lo | hi << 16;
     }
   }

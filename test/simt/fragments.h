@@ -13,13 +13,13 @@ namespace longhaul::simt {
 
 // One lane's operands.
 struct LoadMatrixLane {
-  const std::byte* row = nullptr;   // address this lane gives: row l % 8 of matrix l / 8
+  const std::byte* row = nullptr;  // address this lane gives: row l % 8 of matrix l / 8
   uint32_t result[4] = {};
 };
 struct MmaLane {
-  const uint32_t* a = nullptr;      // 4 registers
-  const uint32_t* b = nullptr;      // 2 registers
-  void* c = nullptr;                // 4 f32 or int32, updated
+  const uint32_t* a = nullptr;  // 4 registers
+  const uint32_t* b = nullptr;  // 2 registers
+  void* c = nullptr;            // 4 f32 or int32, updated
 };
 
 // `lanes` are 32 pointers to the structs above.

@@ -33,7 +33,8 @@ void global_store(T* pointer, const T& value, Site site) {
 
 template <typename T>
 T global_atomic_add(T* pointer, T value, Site site) {
-  static_assert(std::is_same_v<T, int32_t> || std::is_same_v<T, uint32_t> || std::is_same_v<T, float>);
+  static_assert(std::is_same_v<T, int32_t> || std::is_same_v<T, uint32_t> ||
+                std::is_same_v<T, float>);
   if (checks_on) check_global(pointer, sizeof(T), sizeof(T), "atomic", site);
   current->block->maybe_yield(*current);
   const T old = *pointer;

@@ -249,8 +249,8 @@ void Block::arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits
     barrier.clocks.interval = 0;
   } else if (barrier.threads != threads) {
     fault(kLaunchFailure,
-          "barrier " + std::to_string(id) + " of " + std::to_string(threads) +
-              " threads, but of " + std::to_string(barrier.threads) + " at " + place(barrier.site),
+          "barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads, but of " +
+              std::to_string(barrier.threads) + " at " + place(barrier.site),
           self, site);
   }
   if (barrier.seen[self.id]) {
@@ -292,9 +292,9 @@ void Block::fault(int code, const std::string& message, const Thread& self, Site
 void Block::set_block_fault(int code, const std::string& message) {
   if (aborting_) return;
   aborting_ = true;
-  set_fault(code, std::string("kernel ") + launch_.kernel + ", block (" +
-                      std::to_string(index_.x) + "," + std::to_string(index_.y) + "," +
-                      std::to_string(index_.z) + "), " + message);
+  set_fault(code, std::string("kernel ") + launch_.kernel + ", block (" + std::to_string(index_.x) +
+                      "," + std::to_string(index_.y) + "," + std::to_string(index_.z) + "), " +
+                      message);
 }
 
 // One line a place where threads wait, with how many and the first of them.
@@ -324,8 +324,8 @@ std::string Block::deadlock_message() {
       places.push_back({primitive, thread.site, id, 1});
     }
   }
-  std::string text = barrier && (exited > 0 || places.size() > 1) ? "divergent barrier, deadlock:"
-                                                                  : "deadlock:";
+  std::string text =
+      barrier && (exited > 0 || places.size() > 1) ? "divergent barrier, deadlock:" : "deadlock:";
   for (const Place& p : places) {
     text += " " + std::to_string(p.count) + " thread(s), first thread " + std::to_string(p.first) +
             ", at " + p.primitive + " (" + place(p.site) + ");";

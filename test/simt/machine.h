@@ -30,17 +30,17 @@ class Block;
 struct Warp;
 
 constexpr uint32_t kWarpLanes = 32;
-constexpr uint32_t kReadySlots = 1024;    // threads a block can have
-constexpr uint32_t kNamedBarriers = 16;   // 0 is block_sync's
+constexpr uint32_t kReadySlots = 1024;   // threads a block can have
+constexpr uint32_t kNamedBarriers = 16;  // 0 is block_sync's
 
 struct Thread {
-  uint3 index{};              // threadIdx
-  uint32_t id = 0;            // in the block
+  uint3 index{};    // threadIdx
+  uint32_t id = 0;  // in the block
   uint32_t lane = 0;
   Warp* warp = nullptr;
   Block* block = nullptr;
   bool exited = true;
-  const char* primitive = nullptr;   // where it waits, or was last
+  const char* primitive = nullptr;  // where it waits, or was last
   Site site;
   std::unique_ptr<Fiber> fiber;
   CopyGroups copies;
@@ -49,21 +49,21 @@ struct Thread {
 // A warp's meeting point: lanes leave pointers to their operands, the last one does the work for
 // all of them.
 struct Warp {
-  uint32_t arrived = 0;              // bit per lane
-  uint32_t exited = 0;               // bit per lane
+  uint32_t arrived = 0;  // bit per lane
+  uint32_t exited = 0;   // bit per lane
   const char* primitive = nullptr;
   Site site;
   void* lanes[kWarpLanes] = {};
 };
 
 struct NamedBarrier {
-  uint32_t threads = 0;              // that complete it; 0: nobody has arrived
+  uint32_t threads = 0;  // that complete it; 0: nobody has arrived
   uint32_t arrived = 0;
-  bool arrivals_only = false;        // barrier_arrive among them
-  Site site;                         // of the first arrival
-  std::vector<bool> seen;            // per thread
-  std::vector<uint32_t> waiting;     // thread ids
-  ClockSet clocks;                   // published by the arrivals
+  bool arrivals_only = false;     // barrier_arrive among them
+  Site site;                      // of the first arrival
+  std::vector<bool> seen;         // per thread
+  std::vector<uint32_t> waiting;  // thread ids
+  ClockSet clocks;                // published by the arrivals
 };
 
 // Thrown through device code to unwind a fiber; caught in this room only.
@@ -132,7 +132,7 @@ class Block {
   void thread_ends(Thread& self);
   void run_ready();
   void abandon_threads();
-  void leave_cpu(Thread& self);      // to the next ready thread, or to the scheduler
+  void leave_cpu(Thread& self);  // to the next ready thread, or to the scheduler
   uint32_t next_ready();
   void arrive_named(Thread& self, uint32_t id, uint32_t threads, bool waits, Site site);
   std::string deadlock_message();
@@ -141,14 +141,14 @@ class Block {
   uint3 index_{};
   Random* random_ = nullptr;
   Fiber scheduler_;
-  std::vector<std::unique_ptr<Thread>> threads_;   // grows to the largest block yet
+  std::vector<std::unique_ptr<Thread>> threads_;  // grows to the largest block yet
   std::vector<Warp> warps_;
   NamedBarrier barriers_[kNamedBarriers];
   Clocks clocks_;
   Shadow shadow_;
   Mbarriers mbarriers_;
   BulkCopies bulk_copies_;
-  std::vector<uint32_t> ready_;      // ring of thread ids, a power of two long
+  std::vector<uint32_t> ready_;  // ring of thread ids, a power of two long
   uint32_t ready_head_ = 0, ready_count_ = 0;
   uint32_t alive_ = 0;
   bool aborting_ = false;

@@ -14,15 +14,16 @@ constexpr int64_t kBytesMax = (1 << 20) - 1;
 
 }  // namespace
 
-void Mbarriers::init(Thread& self, std::byte* address, uint32_t arrivals, std::source_location site) {
+void Mbarriers::init(Thread& self, std::byte* address, uint32_t arrivals,
+                     std::source_location site) {
   if (arrivals == 0 || arrivals > kArrivalsMax) {
     self.block->fault(kLaunchFailure, "mbarrier of " + std::to_string(arrivals) + " arrivals", self,
                       site);
   }
   for (const Mbarrier& known : table_) {
     if (known.address == address) {
-      self.block->fault(kLaunchFailure,
-                        "mbarrier initialized again, first at " + place(known.site), self, site);
+      self.block->fault(kLaunchFailure, "mbarrier initialized again, first at " + place(known.site),
+                        self, site);
     }
   }
   if (reinterpret_cast<uintptr_t>(address) % 8 != 0) {
@@ -61,10 +62,10 @@ void Mbarriers::arrive(Thread& self, uint32_t index, uint32_t expected_bytes,
     self.block->fault(kLaunchFailure, "mbarrier expects more than 2^20 - 1 bytes", self, site);
   }
   if (barrier.pending == 0) {
-    self.block->fault(kLaunchFailure,
-                      "more arrivals than the mbarrier's " + std::to_string(barrier.arrivals) +
-                          " in one phase",
-                      self, site);
+    self.block->fault(
+        kLaunchFailure,
+        "more arrivals than the mbarrier's " + std::to_string(barrier.arrivals) + " in one phase",
+        self, site);
   }
   if (self.block->checks()) self.block->clocks().release(self.id, barrier.arriving);
   --barrier.pending;

@@ -17,16 +17,16 @@ struct Thread;
 
 struct Mbarrier {
   std::byte* address = nullptr;
-  uint32_t arrivals = 0;           // that a phase expects
-  uint32_t pending = 0;            // still to come in this phase
-  int64_t bytes = 0;               // announced less landed
-  uint32_t phase = 0;              // phases completed
-  uint32_t initializer = 0;        // thread id
-  bool fenced = false;             // fence_mbarrier_init since
-  std::source_location site;       // of the initialization
-  std::vector<uint32_t> waiting;   // thread ids
-  ClockSet arriving;               // published by this phase's arrivals
-  ClockSet completed;              // by those of completed phases
+  uint32_t arrivals = 0;                   // that a phase expects
+  uint32_t pending = 0;                    // still to come in this phase
+  int64_t bytes = 0;                       // announced less landed
+  uint32_t phase = 0;                      // phases completed
+  uint32_t initializer = 0;                // thread id
+  bool fenced = false;                     // fence_mbarrier_init since
+  std::source_location site;               // of the initialization
+  std::vector<uint32_t> waiting;           // thread ids
+  ClockSet arriving;                       // published by this phase's arrivals
+  ClockSet completed;                      // by those of completed phases
   std::vector<PendingBulkCopy> landed;     // in this phase
   std::vector<PendingBulkCopy> unawaited;  // in completed phases that no thread has waited for
 };
@@ -51,7 +51,7 @@ class Mbarriers {
   void complete_if_done(Block& block, Mbarrier& barrier);
   void acquire(Thread& self, Mbarrier& barrier);
 
-  std::vector<Mbarrier> table_;    // grows at initializations only
+  std::vector<Mbarrier> table_;  // grows at initializations only
 };
 
 }  // namespace longhaul::simt

@@ -11,7 +11,7 @@ struct Allocation {
   uintptr_t end = 0;
   std::string what;
 };
-std::mutex mutex;   // guards the map
+std::mutex mutex;  // guards the map
 std::map<uintptr_t, Allocation>& allocations() {
   static auto* const map = new std::map<uintptr_t, Allocation>;
   return *map;

@@ -14,8 +14,8 @@ inline float f16_to_f32(uint16_t half) {
   // fragments vectorize.
   const uint32_t magnitude = (half & 0x7fffu) << 13;
   const float scaled = std::bit_cast<float>(magnitude) * std::bit_cast<float>(0x77800000u);
-  const uint32_t special = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u
-                                                    : std::bit_cast<uint32_t>(scaled);
+  const uint32_t special =
+      magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : std::bit_cast<uint32_t>(scaled);
   return std::bit_cast<float>(special | (half & 0x8000u) << 16);
 }
 
@@ -24,7 +24,7 @@ inline uint16_t f32_to_f16(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t sign = bits >> 16 & 0x8000u;
   if (magnitude > 0x7f800000u) return 0x7fff;
-  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);   // 65520 and up
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and up
   if (magnitude < 0x38800000u) {
     // Subnormal: adding 0.5 aligns the last kept bit with f32's last bit, so the addition rounds.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
@@ -47,10 +47,10 @@ inline uint16_t f32_to_bf16(float value) {
 inline float fp8_to_f32(uint8_t bits) {
   const uint32_t exponent = bits >> 3 & 15u;
   const uint32_t mantissa = bits & 7u;
-  if ((bits & 0x7fu) == 0x7fu) return std::bit_cast<float>(0x7fffe000u);   // through f16 0x7fff
-  const float magnitude = exponent == 0
-                              ? static_cast<float>(mantissa) * 0x1p-9f
-                              : std::ldexp(static_cast<float>(8 + mantissa), static_cast<int>(exponent) - 10);
+  if ((bits & 0x7fu) == 0x7fu) return std::bit_cast<float>(0x7fffe000u);  // through f16 0x7fff
+  const float magnitude =
+      exponent == 0 ? static_cast<float>(mantissa) * 0x1p-9f
+                    : std::ldexp(static_cast<float>(8 + mantissa), static_cast<int>(exponent) - 10);
   return bits & 0x80u ? -magnitude : magnitude;
 }
 
@@ -59,7 +59,7 @@ inline uint8_t f32_to_fp8(float value) {
   const uint32_t sign = bits >> 24 & 0x80u;
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0x7f;
-  if (magnitude >= 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);   // 448 and up
+  if (magnitude >= 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);  // 448 and up
   if (magnitude < 0x3c800000u) {
     // Below 2^-6 the step is 2^-9: 2^14's last f32 bit.
     const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;

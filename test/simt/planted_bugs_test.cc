@@ -38,11 +38,13 @@ LH_TEST(race_names_both_threads_and_lines) {
     Shared<float> s = dynamic_shared<float>();
     write_line = __LINE__ + 1;
     if (id() == 3) s[5] = 1.0f;
+    if (id() != 40) return;
     read_line = __LINE__ + 1;
-    if (id() == 40) [[maybe_unused]] const float other = s[5];
+    [[maybe_unused]] const float other = s[5];
   });
   EXPECT_FAULT(outcome, kLaunchFailure, "thread 40, " + AT(read_line),
-               "read not ordered after the write by thread 3 (" + AT(write_line) + ")", "offset 20");
+               "read not ordered after the write by thread 3 (" + AT(write_line) + ")",
+               "offset 20");
 }
 
 LH_TEST(write_after_read) {
@@ -52,7 +54,7 @@ LH_TEST(write_after_read) {
       s[id()] = 1.0f;
       block_sync();
       [[maybe_unused]] const float other = s[(id() + 1) % 64];
-      s[id()] = 2.0f;   // its neighbor may not have read yet
+      s[id()] = 2.0f;  // its neighbor may not have read yet
     });
     EXPECT_FAULT(outcome, kLaunchFailure, "race");
   }
@@ -113,7 +115,8 @@ LH_TEST(bytes_of_one_word_are_told_apart) {
     const Outcome outcome = run(seed, 64, 64, [] {
       Shared<uint8_t> s = dynamic_shared<uint8_t>();
       s[id()] = 1;
-      if (id() == 9) [[maybe_unused]] const uint8_t other = s[8];
+      if (id() == 9) [[maybe_unused]]
+        const uint8_t other = s[8];
     });
     EXPECT_FAULT(outcome, kLaunchFailure, "thread 9", "offset 8");
   }
@@ -148,8 +151,10 @@ LH_TEST(misaligned) {
 }
 
 LH_TEST(uninitialized_read) {
-  const int line = __LINE__ + 1;
-  const Outcome outcome = run(1, 32, 128, [] { [[maybe_unused]] const float x = dynamic_shared<float>()[7]; });
+  const int line = __LINE__ + 2;
+  const Outcome outcome = run(1, 32, 128, [] {
+    [[maybe_unused]] const float x = dynamic_shared<float>()[7];
+  });
   EXPECT_FAULT(outcome, kLaunchFailure, "never written", "offset 28", AT(line));
   // Half of a word is written.
   EXPECT_FAULT(run(1, 32, 128,
@@ -160,7 +165,8 @@ LH_TEST(uninitialized_read) {
                    }),
                kLaunchFailure, "never written", "offset 6");
   // What an earlier block left is not initialized either.
-  EXPECT_FAULT(run(0, 32, 128,
+  EXPECT_FAULT(run(
+                   0, 32, 128,
                    [] {
                      Shared<float> s = dynamic_shared<float>();
                      if (blockIdx.x == 0) s[id()] = 1.0f;
@@ -198,9 +204,7 @@ void two_sums() {
     warp_sum(2);
   }
 }
-void sum_or_max() {
-  id() < 16 ? warp_sum(1) : warp_max(1);
-}
+void sum_or_max() { id() < 16 ? warp_sum(1) : warp_max(1); }
 void early_lane_end() {
   if (id() == 5) return;
   warp_sync();
@@ -217,7 +221,8 @@ LH_TEST(divergent_warp) {
     EXPECT_FAULT(run(seed, 32, 0, sum_or_max), kLaunchFailure, "divergent warp", "warp_sum",
                  "warp_max");
     EXPECT_FAULT(run(seed, 32, 0, early_lane_end), kLaunchFailure, "divergent warp");
-    EXPECT_FAULT(run(seed, 32, 0, lane_at_block_sync), kDeadlock, "31 thread(s), first thread 0, at warp_sync",
+    EXPECT_FAULT(run(seed, 32, 0, lane_at_block_sync), kDeadlock,
+                 "31 thread(s), first thread 0, at warp_sync",
                  "1 thread(s), first thread 5, at block_sync");
   }
 }
@@ -252,7 +257,8 @@ LH_TEST(named_barrier_orders_its_members_only) {
       Shared<float> s = dynamic_shared<float>();
       if (id() == 0) s[0] = 1.0f;
       if (id() < 64) barrier_sync(1, 64);
-      if (id() < 64 || id() == 80) [[maybe_unused]] const float x = s[0];
+      if (id() < 64 || id() == 80) [[maybe_unused]]
+        const float x = s[0];
     });
     EXPECT_FAULT(outcome, kLaunchFailure, "thread 80");
   }
@@ -267,7 +273,8 @@ LH_TEST(arrival_does_not_acquire) {
       if (id() < 32) {
         if (id() == 0) s[0] = 1.0f;
         barrier_arrive(1, 64);
-        if (id() == 1) [[maybe_unused]] const float x = s[0];
+        if (id() == 1) [[maybe_unused]]
+          const float x = s[0];
       } else {
         barrier_sync(1, 64);
       }
@@ -445,15 +452,14 @@ LH_TEST(wait_of_another_thread_is_not_enough) {
 LH_TEST(lost_mbarrier_phase) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     // Parity never flipped: the second wait is satisfied by the first phase or waits forever.
-    const Outcome outcome = bulk(
-        seed, copy_64, [](Shared<uint64_t> bar) {
-          mbarrier_wait(bar, 0);
-          read_at(id());
-          block_sync();
-          if (id() == 0) copy_64(bar);
-          mbarrier_wait(bar, 0);
-          read_at(id());
-        });
+    const Outcome outcome = bulk(seed, copy_64, [](Shared<uint64_t> bar) {
+      mbarrier_wait(bar, 0);
+      read_at(id());
+      block_sync();
+      if (id() == 0) copy_64(bar);
+      mbarrier_wait(bar, 0);
+      read_at(id());
+    });
     EXPECT_TRUE(outcome.code == kDeadlock || outcome.code == kLaunchFailure);
     EXPECT_TRUE(has(outcome.fault, "shared") || has(outcome.fault, "mbarrier_wait") ||
                 has(outcome.fault, "no wait"));
@@ -476,18 +482,21 @@ LH_TEST(mbarrier_counts) {
         });
     EXPECT_FAULT(outcome, kDeadlock, "64 thread(s)", "mbarrier_wait (" + AT(line) + ")");
     // Nobody arrives.
-    EXPECT_FAULT(bulk(seed, [](Shared<uint64_t>) {}, [](Shared<uint64_t> bar) { mbarrier_wait(bar, 0); }),
-                 kDeadlock, "mbarrier_wait");
+    EXPECT_FAULT(
+        bulk(
+            seed, [](Shared<uint64_t>) {}, [](Shared<uint64_t> bar) { mbarrier_wait(bar, 0); }),
+        kDeadlock, "mbarrier_wait");
     // The copy is issued before its bytes are announced: the phase must not complete early.
-    EXPECT_CLEAN(bulk(seed,
-                      [](Shared<uint64_t> bar) {
-                        bulk_copy_async(bytes_at(64), source.values, 256, bar);
-                        mbarrier_arrive_expect(bar, 256);
-                      },
-                      [](Shared<uint64_t> bar) {
-                        mbarrier_wait(bar, 0);
-                        read_at(id());
-                      }));
+    EXPECT_CLEAN(bulk(
+        seed,
+        [](Shared<uint64_t> bar) {
+          bulk_copy_async(bytes_at(64), source.values, 256, bar);
+          mbarrier_arrive_expect(bar, 256);
+        },
+        [](Shared<uint64_t> bar) {
+          mbarrier_wait(bar, 0);
+          read_at(id());
+        }));
   }
 }
 
@@ -512,8 +521,9 @@ LH_TEST(mbarrier_before_its_time) {
                      }),
                  kLaunchFailure, "fence_mbarrier_init");
     // Its bytes are not ordinary memory.
-    EXPECT_FAULT(bulk(seed, [](Shared<uint64_t>) {},
-                      [](Shared<uint64_t> bar) { [[maybe_unused]] const uint64_t x = bar[0]; }),
+    EXPECT_FAULT(bulk(
+                     seed, [](Shared<uint64_t>) {},
+                     [](Shared<uint64_t> bar) { [[maybe_unused]] const uint64_t x = bar[0]; }),
                  kLaunchFailure, "is an mbarrier");
   }
 }
@@ -531,8 +541,8 @@ LH_TEST(bulk_copy_over_ordinary_writes) {
   };
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     EXPECT_CLEAN(bulk(seed, [](Shared<uint64_t>) {}, refill(true)));
-    EXPECT_FAULT(bulk(seed, [](Shared<uint64_t>) {}, refill(false)), kLaunchFailure,
-                 "no fence_async_proxy");
+    EXPECT_FAULT(
+        bulk(seed, [](Shared<uint64_t>) {}, refill(false)), kLaunchFailure, "no fence_async_proxy");
   }
 }
 
@@ -577,7 +587,8 @@ LH_TEST(a_failed_launch_leaves_nothing_behind) {
   for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     const Outcome failed = run(seed, 128, 64, [] {
       if (id() < 64) warp_sync();
-      if (id() == 77) [[maybe_unused]] const float x = dynamic_shared<float>()[0];
+      if (id() == 77) [[maybe_unused]]
+        const float x = dynamic_shared<float>()[0];
       block_sync();
     });
     EXPECT_FAULT(failed, kLaunchFailure, "thread 77");
@@ -599,7 +610,8 @@ LH_TEST(shapes_that_no_device_takes) {
   EXPECT_EQ(run(1, 32, 227 * 1024 + 1, nothing).code, kInvalidConfiguration);
   EXPECT_EQ(run(1, 32, 0, nothing, dim3(1, 65536)).code, kInvalidConfiguration);
   int inner = 0;
-  EXPECT_EQ(run(1, 32, 0, [&] { inner = longhaul::simt::run_grid(dim3(1), 32, 0, [] {}); }).code, 0);
+  EXPECT_EQ(run(1, 32, 0, [&] { inner = longhaul::simt::run_grid(dim3(1), 32, 0, [] {}); }).code,
+            0);
   EXPECT_EQ(inner, kInvalidConfiguration);
   // Nothing to run is no fault.
   EXPECT_CLEAN(run(1, 32, 0, [] { *static_cast<volatile int*>(nullptr) = 0; }, dim3(4, 0)));

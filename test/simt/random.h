@@ -15,9 +15,7 @@ class Random {
     return z ^ (z >> 31);
   }
   // In [0, bound); bound > 0. The bias of 2^-32 does not matter here.
-  uint32_t below(uint32_t bound) {
-    return static_cast<uint32_t>(((next() >> 32) * bound) >> 32);
-  }
+  uint32_t below(uint32_t bound) { return static_cast<uint32_t>(((next() >> 32) * bound) >> 32); }
 
  private:
   uint64_t state_;

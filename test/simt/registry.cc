@@ -17,7 +17,7 @@ struct Table {
   std::vector<const Instantiation*> entries;
 };
 Table& table() {
-  static Table* const instance = new Table;   // outlives every static destructor
+  static Table* const instance = new Table;  // outlives every static destructor
   return *instance;
 }
 
@@ -84,8 +84,8 @@ std::vector<std::string> Coverage::missing() const {
   return names;
 }
 
-// GCC: "std::string ...name_of() [with auto Kernel = rms_norm_kernel<Config{4}>; std::string = ...]"
-// Clang: "std::string ...name_of() [Kernel = &rms_norm_kernel<Config{4}>]"
+// GCC: "std::string ...name_of() [with auto Kernel = rms_norm_kernel<Config{4}>; std::string =
+// ...]" Clang: "std::string ...name_of() [Kernel = &rms_norm_kernel<Config{4}>]"
 std::string kernel_name(std::string_view pretty_function) {
   constexpr std::string_view key = "Kernel = ";
   const size_t start = pretty_function.find(key);

@@ -176,7 +176,8 @@ void Shadow::access_cell(Thread& self, Cell& cell, uint32_t offset, AccessKind k
     case AccessKind::kWrite: {
       check_write(self, cell, offset, "write", site);
       const Access atomic = sets_.unordered(cell.atomics, self.id, *clocks_);
-      if (atomic.clock != 0) race(self, offset, "write", "atomic", atomic.thread, atomic.site, site);
+      if (atomic.clock != 0)
+        race(self, offset, "write", "atomic", atomic.thread, atomic.site, site);
       set_write(cell, self.id, clocks_->now(self.id), site);
       break;
     }
@@ -212,7 +213,8 @@ void Shadow::read_cell(Thread& self, Cell& cell, uint32_t offset, int32_t site) 
   cell.read_site = site;
 }
 
-void Shadow::check_write(Thread& self, Cell& cell, uint32_t offset, const char* verb, int32_t site) {
+void Shadow::check_write(Thread& self, Cell& cell, uint32_t offset, const char* verb,
+                         int32_t site) {
   if (cell.write_clock != 0 && !clocks_->knows(self.id, cell.writer, cell.write_clock)) {
     race(self, offset, verb, "write", cell.writer, cell.write_site, site);
   }
@@ -300,7 +302,8 @@ void Shadow::not_ordinary(Thread& self, const Cell& cell, uint32_t offset, const
 
 void Shadow::race(Thread& self, uint32_t offset, const char* verb, const char* earlier,
                   uint32_t other, int32_t other_site, int32_t site) {
-  const std::string who = other == clocks_->agent() ? "a bulk copy" : "thread " + std::to_string(other);
+  const std::string who =
+      other == clocks_->agent() ? "a bulk copy" : "thread " + std::to_string(other);
   block_->fault(kLaunchFailure,
                 std::string("race on shared memory at offset ") + std::to_string(offset) + ": " +
                     verb + " not ordered after the " + earlier + " by " + who + " (" +

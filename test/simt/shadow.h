@@ -54,14 +54,14 @@ class Shadow {
   // all that is known is in the past.
   struct Cell {
     uint32_t tag = 0;
-    uint32_t write_clock = 0, read_clock = 0;   // 0: none in this interval
+    uint32_t write_clock = 0, read_clock = 0;  // 0: none in this interval
     int32_t write_site = 0, read_site = 0;
-    AccessSet readers = 0;                      // when more than one: all of them
+    AccessSet readers = 0;  // when more than one: all of them
     AccessSet atomics = 0;
-    uint32_t write_fences = 0;                  // num_fences_ at the last ordinary write
+    uint32_t write_fences = 0;  // num_fences_ at the last ordinary write
     uint16_t writer = 0, reader = 0;
-    uint8_t written = 0;                        // granules: bit a byte
-    uint8_t flags = 0;                          // granules
+    uint8_t written = 0;  // granules: bit a byte
+    uint8_t flags = 0;    // granules
   };
 
   void check_range(Thread& self, const std::byte* address, uint32_t bytes, uint32_t alignment,
@@ -76,17 +76,18 @@ class Shadow {
   void read_cell(Thread& self, Cell& cell, uint32_t offset, int32_t site);
   void check_write(Thread& self, Cell& cell, uint32_t offset, const char* verb, int32_t site);
   void set_write(Cell& cell, uint32_t writer, uint32_t clock, int32_t site);
-  void not_ordinary(Thread& self, const Cell& cell, uint32_t offset, const char* verb, int32_t site);
+  void not_ordinary(Thread& self, const Cell& cell, uint32_t offset, const char* verb,
+                    int32_t site);
   [[noreturn]] void race(Thread& self, uint32_t offset, const char* verb, const char* earlier,
                          uint32_t other, int32_t other_site, int32_t site);
 
   Block* block_ = nullptr;
   Clocks* clocks_ = nullptr;
   std::vector<Cell> granules_;
-  std::vector<Cell> bytes_;              // of split granules; allocated when the first is split
+  std::vector<Cell> bytes_;  // of split granules; allocated when the first is split
   AccessSets sets_;
   uint32_t num_fences_ = 0;
-  std::vector<uint32_t> last_fence_;     // per thread
+  std::vector<uint32_t> last_fence_;  // per thread
 };
 
 }  // namespace longhaul::simt

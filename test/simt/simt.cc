@@ -19,10 +19,10 @@ namespace longhaul::simt {
 namespace {
 
 constexpr uint32_t kThreadsMax = 1024;
-constexpr uint32_t kSharedBytesMax = 227 * 1024;   // sm_90, dynamic
+constexpr uint32_t kSharedBytesMax = 227 * 1024;  // sm_90, dynamic
 constexpr uint32_t kGridMaxYZ = 65535;
 
-std::mutex mutex;             // guards the two below
+std::mutex mutex;  // guards the two below
 // A server over the emulator is after speed, a kernel's test after the kernel's mistakes.
 Options chosen = longhaul_backend_plugin ? Options{0, false} : Options{};
 std::string last_fault;
@@ -63,7 +63,8 @@ Options options() {
     const std::lock_guard lock(mutex);
     result = chosen;
   }
-  if (const char* seed = std::getenv("LONGHAUL_SIMT_SEED")) result.seed = std::strtoull(seed, nullptr, 10);
+  if (const char* seed = std::getenv("LONGHAUL_SIMT_SEED"))
+    result.seed = std::strtoull(seed, nullptr, 10);
   if (const char* checks = std::getenv("LONGHAUL_SIMT_CHECKS")) result.checks = checks[0] != '0';
   return result;
 }

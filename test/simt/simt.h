@@ -32,15 +32,15 @@
 namespace longhaul::simt {
 
 // Numbers of cudaError_t.
-constexpr int kInvalidConfiguration = 9;    // shape no device takes
-constexpr int kIllegalAddress = 700;        // out of bounds
-constexpr int kDeadlock = 702;              // launch timeout on a GPU
+constexpr int kInvalidConfiguration = 9;  // shape no device takes
+constexpr int kIllegalAddress = 700;      // out of bounds
+constexpr int kDeadlock = 702;            // launch timeout on a GPU
 constexpr int kMisalignedAddress = 716;
-constexpr int kLaunchFailure = 719;         // races, uninitialized reads, divergence, lost copies
+constexpr int kLaunchFailure = 719;  // races, uninitialized reads, divergence, lost copies
 
 struct Options {
-  uint64_t seed = 1;     // order of threads and blocks; 0 is in order of arrival
-  bool checks = true;    // shadow memory: races, uninitialized reads, copies in flight, bounds
+  uint64_t seed = 1;   // order of threads and blocks; 0 is in order of arrival
+  bool checks = true;  // shadow memory: races, uninitialized reads, copies in flight, bounds
 };
 // Taken by each launch when it starts. As above unless a program chooses; in the emulated plug-in
 // seed 0 and no checks. LONGHAUL_SIMT_SEED and LONGHAUL_SIMT_CHECKS (0 or 1), where
@@ -61,10 +61,13 @@ int run_grid(dim3 grid, uint32_t threads, uint32_t shared_bytes, const std::func
 template <auto Kernel, typename Params>
 int launch(dim3 grid, uint32_t threads, uint32_t shared_bytes, const Params& params, void* stream) {
   Instantiation& which = instantiation<Kernel>();
-  return enqueue(stream, [&which, grid, threads, shared_bytes, params]() -> int {
-    if (grid.x != 0 && grid.y != 0 && grid.z != 0) which.mark_executed();
-    return run_grid(grid, threads, shared_bytes, [&params] { Kernel(params); }, which.name());
-  }, which.name());
+  return enqueue(
+      stream,
+      [&which, grid, threads, shared_bytes, params]() -> int {
+        if (grid.x != 0 && grid.y != 0 && grid.z != 0) which.mark_executed();
+        return run_grid(grid, threads, shared_bytes, [&params] { Kernel(params); }, which.name());
+      },
+      which.name());
 }
 
 }  // namespace longhaul::simt

@@ -58,7 +58,7 @@ LH_TEST(instantiations_are_known_before_they_run) {
                                                              Stream{});
   };
   EXPECT_EQ(launch(dim3(0)), 0);
-  EXPECT_TRUE(!run->executed());   // an empty grid proves nothing
+  EXPECT_TRUE(!run->executed());  // an empty grid proves nothing
   EXPECT_EQ(launch(dim3(1)), 0);
   EXPECT_TRUE(run->executed() && !not_run->executed());
   for (int i = 0; i < 32; ++i) EXPECT_EQ(out[i], 2 * i);
@@ -67,10 +67,12 @@ LH_TEST(instantiations_are_known_before_they_run) {
 
 LH_TEST(names) {
   using simt::kernel_name;
-  EXPECT_EQ(kernel_name("std::string f() [with auto Kernel = longhaul::device::k<(longhaul::device::"
-                        "C{8, 1})>; std::string = std::basic_string<char>]"),
-            "k<(C{8, 1})>");
-  EXPECT_EQ(kernel_name("std::string f() [Kernel = &longhaul::device::k<4, float>]"), "k<4, float>");
+  EXPECT_EQ(
+      kernel_name("std::string f() [with auto Kernel = longhaul::device::k<(longhaul::device::"
+                  "C{8, 1})>; std::string = std::basic_string<char>]"),
+      "k<(C{8, 1})>");
+  EXPECT_EQ(kernel_name("std::string f() [Kernel = &longhaul::device::k<4, float>]"),
+            "k<4, float>");
   EXPECT_EQ(kernel_name("something else"), "something else");
 }
 
@@ -94,7 +96,8 @@ int check(const char* path) {
     std::fprintf(stderr, "%s: cannot be read as a coverage file\n", path);
     return 2;
   }
-  for (const simt::Instantiation* each : simt::instantiations()) coverage.compiled.insert(each->name());
+  for (const simt::Instantiation* each : simt::instantiations())
+    coverage.compiled.insert(each->name());
   // This file's own probes are no kernels.
   std::erase_if(coverage.compiled, [](const std::string& name) {
     return name.starts_with("{anonymous}::") || name.starts_with("(anonymous namespace)::");

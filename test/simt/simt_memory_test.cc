@@ -58,7 +58,8 @@ LH_TEST(accesses_end_at_the_allocation) {
     EXPECT_FAULT(touch(c.access, memory.values + 64), kIllegalAddress, "thread 5", "out of bounds");
   }
   // Bytes on both sides of the end.
-  EXPECT_FAULT(touch(bulk, memory.values + 60), kIllegalAddress, "at byte 240 of kv pool (256 bytes)");
+  EXPECT_FAULT(touch(bulk, memory.values + 60), kIllegalAddress,
+               "at byte 240 of kv pool (256 bytes)");
   EXPECT_FAULT(touch(load, memory.values + 64), kIllegalAddress, "at byte 256 of ");
 }
 

@@ -21,7 +21,8 @@ constexpr Format kF16{5, 10, 15, true}, kBf16{8, 7, 127, true}, kFp8{4, 3, 7, fa
 
 double value_of(const Format& format, uint32_t bits) {
   const uint32_t mantissa = bits & ((1u << format.mantissa_bits) - 1);
-  const int exponent = static_cast<int>(bits >> format.mantissa_bits & ((1u << format.exponent_bits) - 1));
+  const int exponent =
+      static_cast<int>(bits >> format.mantissa_bits & ((1u << format.exponent_bits) - 1));
   const bool negative = bits >> (format.exponent_bits + format.mantissa_bits) & 1;
   const int last = (1 << format.exponent_bits) - 1;
   double magnitude;
@@ -145,13 +146,16 @@ LH_TEST(pairs) {
     if ((bits & 0x7f) == 0x7f) continue;
     EXPECT_EQ(unpack2<f16>(widen2_fp8(bits << 8)).y, to_float(fp8{static_cast<uint8_t>(bits)}));
   }
-  EXPECT_EQ(add2<f16>(pack2<f16>(1.0f, 2048.0f), pack2<f16>(2.0f, 1.0f)), pack2<f16>(3.0f, 2048.0f));
-  EXPECT_EQ(add2<bf16>(pack2<bf16>(1.0f, 256.0f), pack2<bf16>(2.0f, 3.0f)), pack2<bf16>(3.0f, 260.0f));
+  EXPECT_EQ(add2<f16>(pack2<f16>(1.0f, 2048.0f), pack2<f16>(2.0f, 1.0f)),
+            pack2<f16>(3.0f, 2048.0f));
+  EXPECT_EQ(add2<bf16>(pack2<bf16>(1.0f, 256.0f), pack2<bf16>(2.0f, 3.0f)),
+            pack2<bf16>(3.0f, 260.0f));
 }
 
 LH_TEST(bytes) {
   EXPECT_EQ(dot4(0x01020304, 0x05060708, 10), 4 * 8 + 3 * 7 + 2 * 6 + 1 * 5 + 10);
-  EXPECT_EQ(dot4(static_cast<int32_t>(0x80808080u), static_cast<int32_t>(0x80808080u), 0), 4 * 16384);
+  EXPECT_EQ(dot4(static_cast<int32_t>(0x80808080u), static_cast<int32_t>(0x80808080u), 0),
+            4 * 16384);
   EXPECT_EQ(dot4(static_cast<int32_t>(0xff00ff00u), 0x02030203, 1), -4 + 1);
   EXPECT_EQ(dot4(1, 1, std::numeric_limits<int32_t>::max()), std::numeric_limits<int32_t>::min());
   EXPECT_EQ(permute_bytes(0x33221100u, 0x77665544u, 0x3210u), 0x33221100u);
@@ -163,8 +167,8 @@ LH_TEST(fast_functions) {
   EXPECT_EQ(exp2_fast(-inf), 0.0f);
   EXPECT_EQ(exp2_fast(inf), inf);
   EXPECT_EQ(exp2_fast(-3.0f), 0.125f);
-  EXPECT_EQ(exp2_fast(-127.0f), 0.0f);    // a subnormal result
-  EXPECT_EQ(exp2_fast(1e-40f), 1.0f);     // a subnormal argument
+  EXPECT_EQ(exp2_fast(-127.0f), 0.0f);  // a subnormal result
+  EXPECT_EQ(exp2_fast(1e-40f), 1.0f);   // a subnormal argument
   EXPECT_TRUE(std::isnan(exp2_fast(std::nanf(""))));
   EXPECT_EQ(reciprocal_fast(-4.0f), -0.25f);
   EXPECT_EQ(reciprocal_fast(-inf), 0.0f);

@@ -23,7 +23,7 @@ LH_TEST(shuffles) {
       int32_t* const g = got[id()];
       g[0] = warp_shuffle(v, 7);
       g[1] = warp_shuffle(v, static_cast<int>((id() + 3) % 32));
-      g[2] = warp_shuffle(v, 39);                                   // modulo 32
+      g[2] = warp_shuffle(v, 39);  // modulo 32
       g[3] = warp_shuffle_xor(v, 5);
       g[4] = warp_shuffle_down(v, 4);
       g[5] = warp_shuffle_up(v, 4);

@@ -55,7 +55,7 @@ LH_TEST(tree_reduction) {
 template <typename T>
 struct Product {
   static constexpr int kRows = 64, kColumns = 64, kDepth = 80, kStage = 16;
-  static constexpr int kARow = (kStage + 8) * 2, kBRow = (kColumns + 8) * 2;   // bytes
+  static constexpr int kARow = (kStage + 8) * 2, kBRow = (kColumns + 8) * 2;  // bytes
   static constexpr int kBuffer = kRows * kARow + kStage * kBRow;
 
   alignas(16) T a[kRows][kDepth];
@@ -106,17 +106,18 @@ struct Product {
     for (int stage = 0; stage < kStages; ++stage) {
       fetch(shared + (stage + 1) % 2 * kBuffer, stage + 1);
       copy_async_wait<1>();
-      block_sync();   // this stage's bytes, copied by all threads, are there for all
+      block_sync();  // this stage's bytes, copied by all threads, are there for all
       Shared<std::byte> buffer = shared + stage % 2 * kBuffer;
       uint32_t a_fragment[4];
       load_matrix_x4(a_fragment, buffer + ((warp * 16 + lane % 16) * kARow + lane / 16 * 16));
       for (int tile = 0; tile < 8; tile += 2) {
         uint32_t pair[4];
-        load_matrix_x4_trans(pair, buffer + (kRows * kARow + lane % 16 * kBRow + (tile + lane / 16) * 16));
+        load_matrix_x4_trans(
+            pair, buffer + (kRows * kARow + lane % 16 * kBRow + (tile + lane / 16) * 16));
         mma_16816<T>(sums[tile], a_fragment, {pair[0], pair[1]});
         mma_16816<T>(sums[tile + 1], a_fragment, {pair[2], pair[3]});
       }
-      block_sync();   // all have read this buffer before the next fetch refills it
+      block_sync();  // all have read this buffer before the next fetch refills it
     }
     copy_async_wait<0>();
     for (int tile = 0; tile < 8; ++tile) {
@@ -129,13 +130,15 @@ struct Product {
 
 LH_TEST(product_through_double_buffers_f16) {
   Product<f16> product;
-  in_all_orders(128, 2 * Product<f16>::kBuffer, dim3(1), [&] { product.clear(); },
-                [&] { product.kernel(); }, [&] { return product.verify(); });
+  in_all_orders(
+      128, 2 * Product<f16>::kBuffer, dim3(1), [&] { product.clear(); }, [&] { product.kernel(); },
+      [&] { return product.verify(); });
 }
 LH_TEST(product_through_double_buffers_bf16) {
   Product<bf16> product;
-  in_all_orders(128, 2 * Product<bf16>::kBuffer, dim3(1), [&] { product.clear(); },
-                [&] { product.kernel(); }, [&] { return product.verify(); });
+  in_all_orders(
+      128, 2 * Product<bf16>::kBuffer, dim3(1), [&] { product.clear(); }, [&] { product.kernel(); },
+      [&] { return product.verify(); });
 }
 
 // One warp copies rows in bulk into three buffers, four others add them up; full and empty
@@ -161,7 +164,7 @@ LH_TEST(specialized_warps_through_a_ring) {
     if (warp == kConsumers) {
       for (uint32_t tile = 0; tile < kTiles && lane == 0; ++tile) {
         const uint32_t slot = tile % kRing, round = tile / kRing;
-        mbarrier_wait(empty + slot, (round & 1) ^ 1);   // the first round finds all slots empty
+        mbarrier_wait(empty + slot, (round & 1) ^ 1);  // the first round finds all slots empty
         mbarrier_arrive_expect(full + slot, kFloats * 4);
         bulk_copy_async(ring + slot * kFloats * 4, x + tile * kFloats, kFloats * 4, full + slot);
       }
@@ -172,16 +175,18 @@ LH_TEST(specialized_warps_through_a_ring) {
       const uint32_t slot = tile % kRing, round = tile / kRing;
       mbarrier_wait(full + slot, round & 1);
       sum += shared_cast<float>(ring)[slot * kFloats + threadIdx.x];
-      warp_sync();   // all lanes have read before one tells so
+      warp_sync();  // all lanes have read before one tells so
       if (lane == 0) mbarrier_arrive(empty + slot);
     }
     sums[threadIdx.x] = sum;
   };
   in_all_orders((kConsumers + 1) * 32, 128 + kRing * kFloats * 4, dim3(1),
-                [&] { sums.assign(kFloats, -1.0f); }, kernel, [&] {
+                [&] { sums.assign(kFloats, -1.0f); }, kernel,
+                [&] {
                   for (uint32_t i = 0; i < kFloats; ++i) {
                     float expected = 0.0f;
-                    for (uint32_t tile = 0; tile < kTiles; ++tile) expected += x[tile * kFloats + i];
+                    for (uint32_t tile = 0; tile < kTiles; ++tile)
+                      expected += x[tile * kFloats + i];
                     if (sums[i] != expected) return false;
                   }
                   return true;
@@ -236,7 +241,8 @@ LH_TEST(halves_written_apart_and_read_together) {
       },
       [&] {
         for (int i = 0; i < 64; ++i) {
-          if (out[i] != pack2<f16>(static_cast<float>(2 * i + 2), static_cast<float>(2 * i + 3))) return false;
+          if (out[i] != pack2<f16>(static_cast<float>(2 * i + 2), static_cast<float>(2 * i + 3)))
+            return false;
         }
         return true;
       });
@@ -264,7 +270,8 @@ LH_TEST(atomics_of_shared_memory) {
         shared_atomic_add(shared_cast<float>(s + 10), 0.5f);
         block_sync();
         if (t < 8) counts[t] = s[t];
-        if (t == 0) largest = s[8], bits = shared_cast<uint32_t>(s)[9], sum = shared_cast<float>(s)[10];
+        if (t == 0)
+          largest = s[8], bits = shared_cast<uint32_t>(s)[9], sum = shared_cast<float>(s)[10];
       },
       [&] {
         return counts == std::vector<int32_t>(8, 32) && largest == 255 && bits == 0xffffffffu &&
@@ -381,13 +388,14 @@ LH_TEST(two_host_threads_launch_at_once) {
 LH_TEST(seeds_give_the_order_back) {
   const auto order = [](uint64_t seed) {
     std::vector<uint32_t> seen;
-    EXPECT_CLEAN(run(seed, 64, 0,
-                     [&] {
-                       seen.push_back(blockIdx.x * 64 + threadIdx.x);
-                       block_sync();
-                       seen.push_back(blockIdx.x * 64 + threadIdx.x);
-                     },
-                     dim3(4)));
+    EXPECT_CLEAN(run(
+        seed, 64, 0,
+        [&] {
+          seen.push_back(blockIdx.x * 64 + threadIdx.x);
+          block_sync();
+          seen.push_back(blockIdx.x * 64 + threadIdx.x);
+        },
+        dim3(4)));
     return seen;
   };
   EXPECT_TRUE(order(5) == order(5));
