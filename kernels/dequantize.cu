@@ -1,5 +1,4 @@
 #include "dequantize.cuh"
-
 #include "launch.cuh"
 
 namespace longhaul::device {
@@ -17,8 +16,8 @@ int launch_dequantize(const DequantizeParams& p, Stream stream) {
   const int32_t runs = (num_steps(p.w.cols) + Config::kSteps - 1) / Config::kSteps;
   constexpr int32_t kWarps = Config::kThreads / 32;
   LaunchShape shape;
-  shape.grid = dim3(static_cast<uint32_t>(p.tiles),
-                    static_cast<uint32_t>((runs + kWarps - 1) / kWarps), 1);
+  shape.grid =
+      dim3(static_cast<uint32_t>(p.tiles), static_cast<uint32_t>((runs + kWarps - 1) / kWarps), 1);
   shape.threads = Config::kThreads;
   switch (p.w.format) {
     case WeightFormat::kF16:

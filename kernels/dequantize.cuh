@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(DequantizeConfig::kThreads, 3)
   for (int half = 0; half < 2; ++half) {
     const int32_t tile_row = g + 8 * half;
     const int32_t index = p.first_tile + local_tile;
-    const bool exists = p.w.paired ? index * 8 + g < p.w.rows / 2
-                                   : index * kTileRows + tile_row < p.w.rows;
+    const bool exists =
+        p.w.paired ? index * 8 + g < p.w.rows / 2 : index * kTileRows + tile_row < p.w.rows;
     const int64_t row = p.w.paired ? local_tile * 8 + g + (half == 0 ? 0 : p.up_row)
                                    : local_tile * kTileRows + tile_row;
     out[half] = exists ? static_cast<f16*>(p.out) + row * p.out_stride : nullptr;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(DequantizeConfig::kThreads, 3)
                                      lane);
     }
   }
-  const auto store_block = [&](int32_t col, const uint32_t (&a)[4],
+  const auto store_block = [&](int32_t col, const uint32_t(&a)[4],
                                const BlockScales<kFormat>& scales) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(DequantizeConfig::kThreads, 3)
       const uint2 given = odd ? low : high;
       const uint2 kept = odd ? high : low;
       const uint2 got = {warp_shuffle_xor(given.x, 1), warp_shuffle_xor(given.y, 1)};
-      const uint4 eight = odd ? uint4{got.x, got.y, kept.x, kept.y}
-                              : uint4{kept.x, kept.y, got.x, got.y};
+      const uint4 eight =
+          odd ? uint4{got.x, got.y, kept.x, kept.y} : uint4{kept.x, kept.y, got.x, got.y};
       const int32_t at = col + (odd ? 16 + 4 * (t - 1) : 4 * t);
       // The padding block of a last step is not part of the matrix.
       if (out[half] != nullptr && col < p.w.cols) {

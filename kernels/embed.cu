@@ -1,5 +1,4 @@
 #include "embed.cuh"
-
 #include "launch.cuh"
 
 namespace longhaul::device {

@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(EmbedConfig::kThreads)
   using Format = FormatOf<kFormat>;
   const int32_t token = static_cast<int32_t>(blockIdx.x);
   const uint32_t t = threadIdx.x % 4;
-  const int32_t step = static_cast<int32_t>(blockIdx.y * (EmbedConfig::kThreads / 4) + threadIdx.x / 4);
+  const int32_t step =
+      static_cast<int32_t>(blockIdx.y * (EmbedConfig::kThreads / 4) + threadIdx.x / 4);
   const int32_t steps = (p.w.cols + kStepCols - 1) / kStepCols;
   if (step >= steps) return;
   const int32_t row = embedding_row(p, token);
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(EmbedConfig::kThreads)
         super, tile + supers_at + int64_t{step / kSuperSteps} * Format::kSuperBytes, lane);
   }
   float* out = p.out + token * p.out_stride + step * kStepCols + 4 * t;
-  const auto store_block = [&](int32_t block, const uint32_t (&a)[4],
+  const auto store_block = [&](int32_t block, const uint32_t(&a)[4],
                                const BlockScales<kFormat>& scales) {
     if (step * kStepCols + block * kBlockCols >= p.w.cols) return;  // padding of the last step
 #pragma unroll
@@ -88,9 +89,10 @@ __global__ void __launch_bounds__(EmbedConfig::kThreads)
                       static_cast<int32_t>(threadIdx.x) * 8;
   if (col >= p.w.cols) return;
   const int64_t row = embedding_row(p, token);
-  const uint4 v = load_stream(reinterpret_cast<const uint4*>(
-      static_cast<const T*>(p.w.data) + row * p.w.cols + col));
-  const float2 v0 = unpack2<T>(v.x), v1 = unpack2<T>(v.y), v2 = unpack2<T>(v.z), v3 = unpack2<T>(v.w);
+  const uint4 v = load_stream(
+      reinterpret_cast<const uint4*>(static_cast<const T*>(p.w.data) + row * p.w.cols + col));
+  const float2 v0 = unpack2<T>(v.x), v1 = unpack2<T>(v.y), v2 = unpack2<T>(v.z),
+               v3 = unpack2<T>(v.w);
   float4* out = reinterpret_cast<float4*>(p.out + token * p.out_stride + col);
   out[0] = scaled(float4{v0.x, v0.y, v1.x, v1.y}, p.scale);
   out[1] = scaled(float4{v2.x, v2.y, v3.x, v3.y}, p.scale);

@@ -9,7 +9,7 @@
 namespace longhaul::device {
 
 struct EmbedParams {
-  WeightMatrix w;                        // [vocab_size, cols], not paired
+  WeightMatrix w;  // [vocab_size, cols], not paired
   // [num_tokens]; an id of -1 - slot stands for last_tokens[slot]. What lies outside of the
   // vocabulary or of the slots reads the nearest row or slot: the host checks ids it knows, and a
   // slot that has sampled nothing (-1) is not worth a fault of the device.
@@ -18,8 +18,8 @@ struct EmbedParams {
   const int32_t* last_tokens = nullptr;  // [num_slots]; may be null when num_slots is 0
   int32_t num_slots = 0;
   float scale = 1.0f;
-  float* out = nullptr;                  // [num_tokens, w.cols], 16-byte aligned
-  int64_t out_stride = 0;                // elements, a multiple of 4
+  float* out = nullptr;    // [num_tokens, w.cols], 16-byte aligned
+  int64_t out_stride = 0;  // elements, a multiple of 4
 };
 int launch_embed(const EmbedParams& params, Stream stream);
 

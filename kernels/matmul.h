@@ -48,9 +48,9 @@ struct MatmulParams {
   ProductInput x;
   int32_t rows = 0;
   Epilogue epilogue = Epilogue::kStore;
-  float softcap = 0;        // kSoftcap: > 0
-  float* y = nullptr;       // [rows, w.rows], of kSiluMul and kGeluMul [rows, w.rows / 2]
-  int64_t y_stride = 0;     // elements, any; y needs no alignment
+  float softcap = 0;     // kSoftcap: > 0
+  float* y = nullptr;    // [rows, w.rows], of kSiluMul and kGeluMul [rows, w.rows / 2]
+  int64_t y_stride = 0;  // elements, any; y needs no alignment
   // matmul_quant alone: scratch to split K between blocks when the matrix has few rows. Products
   // that use the same scratch run one after another. Null: K is not split.
   float* partials = nullptr;    // [kQuantPartials]

@@ -12,7 +12,8 @@ __device__ __forceinline__ bool is_gated(Epilogue epilogue) {
 
 __device__ __forceinline__ float gate_of(Epilogue epilogue, float gate) {
   if (epilogue == Epilogue::kSiluMul) return gate / (1.0f + expf(-gate));
-  const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);  // sqrt(2 / pi)
+  const float inner =
+      0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);  // sqrt(2 / pi)
   return 0.5f * gate * (1.0f + tanhf(inner));
 }
 
@@ -27,7 +28,8 @@ __device__ __forceinline__ int32_t tile_row(const WeightMatrix& w, int32_t tile,
 }
 
 // Writes y[token][row]; epilogues that are not gated.
-__device__ __forceinline__ void finish(const MatmulParams& p, int64_t token, int32_t row, float sum) {
+__device__ __forceinline__ void finish(const MatmulParams& p, int64_t token, int32_t row,
+                                       float sum) {
   float* y = p.y + token * p.y_stride + row;
   if (p.epilogue == Epilogue::kAdd) {
     *y += sum;

@@ -1,6 +1,5 @@
-#include "matmul_gemv.cuh"
-
 #include "launch.cuh"
+#include "matmul_gemv.cuh"
 
 namespace longhaul::device {
 namespace {
@@ -8,7 +7,8 @@ namespace {
 // Every warp should have a step or two: a turn is one step, or of K types four.
 uint32_t num_warps(const MatmulParams& p) {
   using Config = MatmulGemvConfig;
-  const int32_t turns = num_steps(p.w.cols) / (weight_format_info(p.w.format).super_bytes > 0 ? 4 : 1);
+  const int32_t turns =
+      num_steps(p.w.cols) / (weight_format_info(p.w.format).super_bytes > 0 ? 4 : 1);
   return turns >= Config::kWarps ? Config::kWarps : Config::kWarpsShort;
 }
 

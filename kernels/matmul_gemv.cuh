@@ -37,7 +37,7 @@ struct MatmulGemvConfig {
   static constexpr int kBlocks = 3;  // a multiprocessor: 24 warps at 80 registers
   static constexpr int kTokens = 8;  // columns of B
   static constexpr int kPartial = kTileRows * kTokens;  // sums of one warp
-  static_assert(kPartial <= kWarpsShort * 32);  // finish_tile: a thread a result
+  static_assert(kPartial <= kWarpsShort * 32);          // finish_tile: a thread a result
 };
 
 // Adds the warps' partial sums [warp][16 rows][8 tokens] in order of warps and finishes the tile's
@@ -69,8 +69,7 @@ __device__ __forceinline__ void finish_tile(const MatmulParams& p, int32_t tile,
 // C fragment of a warp to its place among the partial sums.
 __device__ __forceinline__ void store_partial(Shared<float> partials, int32_t warp, uint32_t lane,
                                               const float (&acc)[4]) {
-  Shared<float2> pairs =
-      shared_cast<float2>(partials + warp * MatmulGemvConfig::kPartial);
+  Shared<float2> pairs = shared_cast<float2>(partials + warp * MatmulGemvConfig::kPartial);
   pairs[lane] = float2{acc[0], acc[1]};
   pairs[lane + 32] = float2{acc[2], acc[3]};
 }
@@ -107,13 +106,15 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
   const int32_t t = static_cast<int32_t>(lane % 4), g = static_cast<int32_t>(lane / 4);
   const int8_t* x = static_cast<const int8_t*>(p.x.data) + min(g, last) * p.x.stride + 16 * t;
   const int64_t scale_stride = p.x.stride / 32;
-  const int64_t token_at[2] = {min(2 * t, last) * scale_stride, min(2 * t + 1, last) * scale_stride};
+  const int64_t token_at[2] = {min(2 * t, last) * scale_stride,
+                               min(2 * t + 1, last) * scale_stride};
 
   WeightStep<kFormat> ring[kAhead];
   WeightSuper<kFormat> super_ring[kAhead / kTurn];
   const auto load = [&](int slot, int32_t i) {
     const int32_t step = step_of(i);
-    load_step<kFormat, FromGlobal>(ring[slot], records + int64_t{step} * Format::kRecordBytes, lane);
+    load_step<kFormat, FromGlobal>(ring[slot], records + int64_t{step} * Format::kRecordBytes,
+                                   lane);
     if (Format::kSuper && slot % kTurn == 0) {
       load_super<kFormat, FromGlobal>(super_ring[slot / kTurn],
                                       supers + int64_t{step / kSuperSteps} * Format::kSuperBytes,
@@ -167,8 +168,8 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
                                        lane);
         if (Format::kSuper && slot % kTurn == kTurn - 1) {
           load_super<kFormat, FromGlobal>(
-              super_ring[slot / kTurn],
-              supers + int64_t{next / kSuperSteps} * Format::kSuperBytes, lane);
+              super_ring[slot / kTurn], supers + int64_t{next / kSuperSteps} * Format::kSuperBytes,
+              lane);
         }
       }
     }

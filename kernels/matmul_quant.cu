@@ -1,13 +1,13 @@
-#include "matmul_quant.cuh"
-
 #include <algorithm>
 
 #include "launch.cuh"
+#include "matmul_quant.cuh"
 
 namespace longhaul::device {
 namespace {
 
-// Parts of K for `blocks` blocks a part: about one block a multiprocessor, at least two stages each.
+// Parts of K for `blocks` blocks a part: about one block a multiprocessor, at least two stages
+// each.
 int32_t num_parts(const MatmulParams& p, int32_t blocks) {
   if (p.partials == nullptr || p.counters == nullptr) return 1;
   const int32_t stages =
@@ -17,7 +17,8 @@ int32_t num_parts(const MatmulParams& p, int32_t blocks) {
 
 template <WeightFormat kFormat, int kTokens>
 int launch_tokens(const MatmulParams& p, Stream stream) {
-  const int32_t row_blocks = (num_tiles(p.w) + MatmulQuantConfig::kTiles - 1) / MatmulQuantConfig::kTiles;
+  const int32_t row_blocks =
+      (num_tiles(p.w) + MatmulQuantConfig::kTiles - 1) / MatmulQuantConfig::kTiles;
   const int32_t blocks = row_blocks * ((p.rows + kTokens - 1) / kTokens);
   LaunchShape shape;
   shape.grid = dim3(static_cast<uint32_t>(blocks), static_cast<uint32_t>(num_parts(p, blocks)), 1);

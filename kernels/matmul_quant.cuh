@@ -28,13 +28,13 @@
 namespace longhaul::device {
 
 struct MatmulQuantConfig {
-  static constexpr int kTiles = 4;        // of 16 weight rows: 64 rows a block
+  static constexpr int kTiles = 4;  // of 16 weight rows: 64 rows a block
   static constexpr int kRows = kTiles * kTileRows;
-  static constexpr int kWarpTiles = 2;    // a warp's: a fragment of x serves two
-  static constexpr int kSteps = 4;        // of 64 columns a stage: the superblock of K types
+  static constexpr int kWarpTiles = 2;  // a warp's: a fragment of x serves two
+  static constexpr int kSteps = 4;      // of 64 columns a stage: the superblock of K types
   static constexpr int kCols = kSteps * kStepCols;
   static constexpr int kThreads = 32 * kSteps * kTiles / kWarpTiles;  // 8 warps: 2 x 4 steps
-  static constexpr int kStages = 3;       // two in flight while one is multiplied
+  static constexpr int kStages = 3;  // two in flight while one is multiplied
   // Floats from token to token of the sums that the warps of a block add up: 64 rows and 4, so that
   // the 8 rows by 4 tokens which a warp writes at once lie in 32 banks.
   static constexpr int kSumStride = kRows + 4;
@@ -51,7 +51,8 @@ struct QuantStage {
   static constexpr int kScales = kX + kTokens * Config::kCols;
   // Floats from one block's scales to the next's: 4 of padding keep the copies' banks apart.
   static constexpr int kScaleStride = kTokens + 4;
-  static constexpr int kScaleBytes = 2 * Config::kSteps * kScaleStride * static_cast<int>(sizeof(float));
+  static constexpr int kScaleBytes =
+      2 * Config::kSteps * kScaleStride * static_cast<int>(sizeof(float));
   static constexpr int kSums = kScales + kScaleBytes;
   static constexpr int kBytes = kSums + (Format::kHasMin ? kScaleBytes : 0);
   static constexpr int kReduceBytes =
@@ -86,14 +87,15 @@ __device__ __forceinline__ void load_stage(const MatmulParams& p, const QuantBlo
     constexpr uint32_t kThreads = QuantBlock::kTileThreads;
     const int32_t at = static_cast<int32_t>(thread % kThreads * 16);
     const std::byte* records = block.tile + int64_t{stage} * Stage::kRecords;
-    const Shared<std::byte> tile_to = to + (static_cast<int32_t>(thread / kThreads) * Stage::kTile + at);
+    const Shared<std::byte> tile_to =
+        to + (static_cast<int32_t>(thread / kThreads) * Stage::kTile + at);
 #pragma unroll
     for (int c = 0; c < Stage::kRecords; c += 16 * QuantBlock::kTileThreads) {
       if (c + at < here * Format::kRecordBytes) copy_async<16>(tile_to + c, records + c);
     }
     if (Format::kSuper && at < Format::kSuperBytes) {
-      const std::byte* super =
-          block.tile + (int64_t{steps} * Format::kRecordBytes + int64_t{stage} * Format::kSuperBytes);
+      const std::byte* super = block.tile + (int64_t{steps} * Format::kRecordBytes +
+                                             int64_t{stage} * Format::kSuperBytes);
       copy_async<16>(tile_to + Stage::kRecords, super);
     }
   }
@@ -106,7 +108,8 @@ __device__ __forceinline__ void load_stage(const MatmulParams& p, const QuantBlo
   int32_t row = block.first_token + token;  // rows * stride < 2^31: the launcher checks
   const Shared<std::byte> x_to = to + (Stage::kX + token * Config::kCols +
                                        (piece / 4 ^ (token & 1)) * kStepCols + piece % 4 * 16);
-  const Shared<std::byte> scales_to = to + (Stage::kScales + (piece * Stage::kScaleStride + token) * 4);
+  const Shared<std::byte> scales_to =
+      to + (Stage::kScales + (piece * Stage::kScaleStride + token) * 4);
   // Not unrolled: the addresses of the next rows would take registers from the sums.
 #pragma unroll 1
   for (int32_t c = 0; c + token < kTokens; c += kTokensAtOnce, row += kTokensAtOnce) {
@@ -143,7 +146,8 @@ __device__ __forceinline__ void multiply_block(
     WeightStep<kFormat> weights;
     WeightSuper<kFormat> super;
     load_block<kFormat, FromShared>(weights, tile + step * Format::kRecordBytes, block, lane);
-    if constexpr (Format::kSuper) load_super<kFormat, FromShared>(super, tile + Stage::kRecords, lane);
+    if constexpr (Format::kSuper)
+      load_super<kFormat, FromShared>(super, tile + Stage::kRecords, lane);
     expand<kFormat, 0>(a[i], weights);
     block_scales<kFormat, 0>(scales[i], weights, super);
   }
@@ -179,7 +183,8 @@ __device__ __forceinline__ void add_minimums(
     WeightStep<kFormat> weights;
     WeightSuper<kFormat> super;
     load_block<kFormat, FromShared>(weights, tile + step * Format::kRecordBytes, block, lane);
-    if constexpr (Format::kSuper) load_super<kFormat, FromShared>(super, tile + Stage::kRecords, lane);
+    if constexpr (Format::kSuper)
+      load_super<kFormat, FromShared>(super, tile + Stage::kRecords, lane);
     block_scales<kFormat, 0>(scales[i], weights, super);
   }
   const Shared<const std::byte> x_sums =
@@ -285,8 +290,7 @@ __global__ void __launch_bounds__(MatmulQuantConfig::kThreads, 2)
   }
 
   // The four warps of a tile leave their sums [step][token][row] where the stages were.
-  copy_async_wait<0>();
-  block_sync();  // all stages have been read, no copy is under way
+  block_sync();  // all stages have been read; groups still open are those past the end, empty
   const Shared<float> sums = shared_cast<float>(shared);
 #pragma unroll
   for (int i = 0; i < Config::kWarpTiles; ++i) {
@@ -296,7 +300,8 @@ __global__ void __launch_bounds__(MatmulQuantConfig::kThreads, 2)
       for (int j = 0; j < 4; ++j) {
         const int32_t row = (my_tile + i) * kTileRows + j / 2 * 8 + static_cast<int32_t>(lane / 4);
         const int32_t token = 8 * n + 2 * static_cast<int32_t>(lane % 4) + j % 2;
-        sums[(my_step * kTokens + token) * Config::kSumStride + row] = acc[i][n][j] * Format::kFactor;
+        sums[(my_step * kTokens + token) * Config::kSumStride + row] =
+            acc[i][n][j] * Format::kFactor;
       }
     }
   }

@@ -54,7 +54,8 @@ __device__ __forceinline__ void store_q8(const ProductInput& out, int64_t row, i
   for (int mask = 4; mask > 0; mask /= 2) sum += warp_shuffle_xor(sum, mask);
 
   if (col >= q8_padded_cols(cols)) return;
-  const uint32_t bytes = (static_cast<uint32_t>(q0) & 255u) | (static_cast<uint32_t>(q1) & 255u) << 8 |
+  const uint32_t bytes = (static_cast<uint32_t>(q0) & 255u) |
+                         (static_cast<uint32_t>(q1) & 255u) << 8 |
                          (static_cast<uint32_t>(q2) & 255u) << 16 | static_cast<uint32_t>(q3) << 24;
   int8_t* data = static_cast<int8_t*>(out.data) + row * out.stride + q8_offset(col);
   *reinterpret_cast<uint32_t*>(data) = bytes;

@@ -1,9 +1,9 @@
 // A lane's share of one step (16 rows, 64 columns) of a quantized tile: loading its record
 // (weight_layout.h) and turning it into A fragments of mma.m16n8k32 and f32 scales.
 //
-// A weight is  kFactor * scale * a + min  with a the fragment's signed byte. Symmetric types of 4, 5
-// and 6 bits are expanded into the upper bits of the byte, where the sign comes for free; kFactor, a
-// power of two, takes that back exactly, once for a whole sum.
+// A weight is  kFactor * scale * a + min  with a the fragment's signed byte. Symmetric types of 4,
+// 5 and 6 bits are expanded into the upper bits of the byte, where the sign comes for free;
+// kFactor, a power of two, takes that back exactly, once for a whole sum.
 #pragma once
 
 #include "device.cuh"
@@ -87,8 +87,8 @@ __device__ __forceinline__ void load_step(WeightStep<kFormat>& step, typename Fr
   }
 }
 
-// Block `block` of a record alone, as block 0 of `step`: for callers that expand one block at a time
-// because registers are short.
+// Block `block` of a record alone, as block 0 of `step`: for callers that expand one block at a
+// time because registers are short.
 template <WeightFormat kFormat, typename From>
 __device__ __forceinline__ void load_block(WeightStep<kFormat>& step, typename From::Pointer record,
                                            uint32_t block, uint32_t lane) {
@@ -102,7 +102,8 @@ __device__ __forceinline__ void load_block(WeightStep<kFormat>& step, typename F
     step.low[2] = low.z >> (4 * block), step.low[3] = low.w >> (4 * block);
   }
   if constexpr (Format::kBits == 5) {
-    step.high[0] = From::template load<uint32_t>(record + Format::kHighAt + lane * 4) >> (4 * block);
+    step.high[0] =
+        From::template load<uint32_t>(record + Format::kHighAt + lane * 4) >> (4 * block);
   } else if constexpr (Format::kBits == 6) {
     step.high[0] = From::template load<uint32_t>(record + Format::kHighAt + lane * 8 + block * 4);
   }
@@ -141,7 +142,8 @@ __device__ __forceinline__ uint32_t shift(uint32_t word) {
   }
 }
 
-// The four A registers of block kBlock (0, 1): a[j] holds row half j % 2, columns 16 (j / 2) + 4 t ..
+// The four A registers of block kBlock (0, 1): a[j] holds row half j % 2, columns 16 (j / 2) + 4 t
+// ..
 template <WeightFormat kFormat, int kBlock, int kJ = 0>
 __device__ __forceinline__ void expand(uint32_t (&a)[4], const WeightStep<kFormat>& step) {
   using Format = FormatOf<kFormat>;
@@ -218,9 +220,9 @@ __device__ __forceinline__ float4 quad_values(uint32_t word, const BlockScales<k
 
 // ---- products
 
-// acc += the products of one block, without kFactor. b: the B fragment (a token's 8 bytes of lane t,
-// quantize_block.cuh); x_scale: this block's scales of the two tokens whose columns of C the lane
-// holds; acc as C: [row half][token]. kTokens 1: only token 0 (column 2 t) is wanted.
+// acc += the products of one block, without kFactor. b: the B fragment (a token's 8 bytes of lane
+// t, quantize_block.cuh); x_scale: this block's scales of the two tokens whose columns of C the
+// lane holds; acc as C: [row half][token]. kTokens 1: only token 0 (column 2 t) is wanted.
 template <WeightFormat kFormat, int kTokens>
 __device__ __forceinline__ void accumulate(float (&acc)[4], const uint32_t (&a)[4],
                                            const BlockScales<kFormat>& scales, uint2 b,

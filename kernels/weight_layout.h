@@ -40,7 +40,9 @@
 
 namespace longhaul::device {
 
-enum class WeightFormat : int32_t { kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K };
+enum class WeightFormat : int32_t {
+  kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K
+};
 constexpr int kNumWeightFormats = 10;
 
 constexpr int kTileRows = 16;

@@ -18,7 +18,7 @@ namespace longhaul::cuda {
 struct DevicePiece {
   device::WeightFormat format = device::WeightFormat::kBF16;
   bool paired = false;
-  int32_t rows = 0;        // paired: of both halves together
+  int32_t rows = 0;  // paired: of both halves together
   int32_t cols = 0;
   int32_t first_row = 0;   // of the stacked matrix: where in a row of y the piece's results go
   int32_t first_part = 0;  // parts [first_part, first_part + num_parts), stacked
@@ -27,14 +27,14 @@ struct DevicePiece {
   // another; unit u's bytes are [offset + u * unit_bytes, .. + unit_bytes).
   int64_t num_units = 0;
   int64_t unit_bytes = 0;
-  int64_t offset = 0;      // in the matrix's memory, a multiple of 256
+  int64_t offset = 0;  // in the matrix's memory, a multiple of 256
 };
 
 struct DeviceMatrixLayout {
   std::vector<DevicePiece> pieces;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t bytes = 0;       // of all pieces, a multiple of 256
+  int64_t bytes = 0;  // of all pieces, a multiple of 256
 };
 
 // Parts of equal cols are stacked by rows. With `paired`, two parts of equal shape and format are
