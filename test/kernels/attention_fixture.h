@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -28,6 +29,7 @@ using longhaul::device::AttentionMerge;
 using longhaul::device::AttentionParams;
 
 constexpr int32_t kWildEntry = 0x7f7f7f7f;
+constexpr uint8_t kPoolPoison = 0xff;   // NaN in every type but int8, whose scale it makes NaN
 
 inline bool is_8_bit(CacheType type) { return type == CacheType::kQ8 || type == CacheType::kFp8; }
 
@@ -63,6 +65,15 @@ struct ExactPartial {
   double m = -INFINITY, l = 0;
   std::vector<double> o;   // not normalized
 };
+
+inline ExactPartial merged(const ExactPartial& a, const ExactPartial& b) {
+  ExactPartial sum;
+  sum.m = std::max(a.m, b.m);
+  const double of_a = std::exp2(a.m - sum.m), of_b = std::exp2(b.m - sum.m);
+  sum.l = of_a * a.l + of_b * b.l;
+  for (size_t i = 0; i < a.o.size(); ++i) sum.o.push_back(of_a * a.o[i] + of_b * b.o[i]);
+  return sum;
+}
 
 class AttentionProblem {
  public:
@@ -198,14 +209,19 @@ class AttentionProblem {
     return values;
   }
 
-  // Every row of every sequence, and nothing else, is attention over all its keys.
-  void expect_output(const std::string& what) {
+  // Every row of every sequence, and nothing else, is attention over all its keys. `others`, if any,
+  // gives what another segment adds to (sequence, kv head, packed row).
+  using Others = std::function<std::vector<ExactPartial>(size_t, int32_t, int32_t)>;
+  void expect_output(const std::string& what, const Others& others = {}) {
     const std::vector<double> found = output();
     std::vector<double> wanted(found.size(), NAN);
     for (size_t s = 0; s < batch_.size(); ++s) {
       for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
         for (int32_t packed = 0; packed < packed_rows(s); ++packed) {
-          const ExactPartial row = exact(s, head, packed, 0, context(s));
+          ExactPartial row = exact(s, head, packed, 0, context(s));
+          if (others) {
+            for (const ExactPartial& other : others(s, head, packed)) row = merged(row, other);
+          }
           const int64_t at = (first_rows_[s] + packed / group_) * out_stride() +
                              (head * group_ + packed % group_) * shape_.head_dim;
           for (int32_t i = 0; i < shape_.head_dim; ++i) {
@@ -262,8 +278,7 @@ class AttentionProblem {
     std::vector<int32_t> ids(static_cast<size_t>(num_blocks));
     std::iota(ids.begin(), ids.end(), 0);
     std::shuffle(ids.begin(), ids.end(), random_);
-    pool_.assign(static_cast<size_t>(num_blocks * block_bytes()), kPoisonByte);
-    if (is_8_bit(type_)) poison_scales(num_blocks);
+    pool_.assign(static_cast<size_t>(num_blocks * block_bytes()), kPoolPoison);
     for (size_t s = 0; s < batch_.size(); ++s) {
       table_offsets_.push_back(static_cast<int32_t>(tables_.size()));
       for (int32_t entry = 0; entry < num_table_entries(s); ++entry) {
@@ -278,17 +293,6 @@ class AttentionProblem {
       tables_.insert(tables_.end(), kSpareEntries, kWildEntry);
     }
   }
-  // The byte 0x7f four times over is a finite f32.
-  void poison_scales(int32_t num_blocks) {
-    const float nan = NAN;
-    for (int64_t head = 0; head < int64_t{num_blocks} * kLayers * 2 * shape_.num_kv_heads; ++head) {
-      for (int32_t i = 0; i < shape_.block_size; ++i) {
-        std::memcpy(&pool_[static_cast<size_t>(head * head_bytes() + channel_bytes() + 4 * i)], &nan,
-                    4);
-      }
-    }
-  }
-
   void make_queries() {
     q_.resize(static_cast<size_t>(num_rows_ * q_stride()));
     std::memset(q_.data(), kPoisonByte, q_.size() * sizeof(float));
