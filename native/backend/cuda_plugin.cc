@@ -3,16 +3,22 @@
 #include <dlfcn.h>
 #include <sys/stat.h>
 
+#include <cstdlib>
+
 #include "backend/plugin_abi.h"
 
 namespace longhaul {
 namespace {
 
-// Folder of the shared object or program that this function is part of: the addon's.
+// Folder of the shared object or program that this function is part of: the addon's, absolute.
 std::string own_folder() {
   Dl_info info{};
   if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || !info.dli_fname) return ".";
-  const std::string path = info.dli_fname;
+  std::string path = info.dli_fname;
+  if (char* const real = realpath(path.c_str(), nullptr)) {
+    path = real;
+    std::free(real);
+  }
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash);
 }
@@ -36,7 +42,8 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& opt
   const std::string path =
       folder + (emulated ? "/longhaul_cuda_emulated.so" : "/longhaul_cuda.so");
   if (!exists(path)) {
-    return error(ErrorCode::kDevice, "backend %s: its plug-in was not built (%s is missing); build it with: %s",
+    return error(ErrorCode::kDevice,
+                 "backend %s: its plug-in was not built (%s is missing); build it with: %s",
                  options.runtime.c_str(), path.c_str(), build);
   }
   // Opened once and never closed: the backend's code must outlive every object it made, and the
