@@ -27,9 +27,11 @@
 namespace longhaul::device {
 
 struct MatmulGemvConfig {
-  // Steps whose loads are under way in a warp. Registers: 6 to 9 a step, 10 of 8 bits.
+  // Steps whose loads are under way in a warp; fewer of formats whose step takes more registers
+  // than kAheadWords (Q8_0 10, Q5_1 9; the others 6 to 8).
   static constexpr int kAhead = 4;
-  static constexpr int kAhead8Bit = 3;
+  static constexpr int kAheadLarge = 3;
+  static constexpr int kAheadWords = 8;
   // Warps of a block share a tile and split its K: 8, or 4 where K is short. A matrix of 2048 rows
   // has 128 tiles, a block a multiprocessor: all of K (2048) is then in flight at once.
   static constexpr int kWarps = 8;
@@ -82,7 +84,8 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
   // and 2 t + 1. kTokens: 1, or 2 for any number up to 8.
   using Config = MatmulGemvConfig;
   using Format = FormatOf<kFormat>;
-  constexpr int kAhead = Format::kBits == 8 ? Config::kAhead8Bit : Config::kAhead;
+  constexpr int kWords = Format::kLowWords + Format::kHighWords + Format::kScaleWords;
+  constexpr int kAhead = kWords > Config::kAheadWords ? Config::kAheadLarge : Config::kAhead;
   constexpr int kTurn = Format::kSuper ? kSuperSteps : 1;  // consecutive steps of a warp
   static_assert(kAhead % kTurn == 0);
   const uint32_t lane = threadIdx.x % 32;
@@ -104,7 +107,7 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
   // Tokens that do not exist read the last one; their columns of the product are dropped.
   const int32_t last = p.rows - 1;
   const int32_t t = static_cast<int32_t>(lane % 4), g = static_cast<int32_t>(lane / 4);
-  const int8_t* x = static_cast<const int8_t*>(p.x.data) + min(g, last) * p.x.stride + 16 * t;
+  const int8_t* x = static_cast<const int8_t*>(p.x.data) + min(g, last) * p.x.stride + 8 * t;
   const int64_t scale_stride = p.x.stride / 32;
   const int64_t token_at[2] = {min(2 * t, last) * scale_stride,
                                min(2 * t + 1, last) * scale_stride};
@@ -133,7 +136,9 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
       const int32_t i = first + slot;
       if (i >= mine) break;
       const int32_t step = step_of(i);
-      const uint4 b = load_cached(reinterpret_cast<const uint4*>(x + int64_t{step} * kStepCols));
+      const int8_t* x_step = x + int64_t{step} * kStepCols;
+      const uint2 b0 = load_cached(reinterpret_cast<const uint2*>(x_step));
+      const uint2 b1 = load_cached(reinterpret_cast<const uint2*>(x_step + kBlockCols));
       // Of the lane's two tokens, both blocks.
       float2 x_scale[2] = {}, x_sum[2] = {};
 #pragma unroll
@@ -148,15 +153,13 @@ __global__ void __launch_bounds__(MatmulGemvConfig::kWarps * 32, MatmulGemvConfi
       BlockScales<kFormat> scales;
       expand<kFormat, 0>(a, ring[slot]);
       block_scales<kFormat, 0>(scales, ring[slot], super_ring[slot / kTurn]);
-      accumulate<kFormat, kTokens>(acc, a, scales, uint2{b.x, b.y},
-                                   float2{x_scale[0].x, x_scale[1].x});
+      accumulate<kFormat, kTokens>(acc, a, scales, b0, float2{x_scale[0].x, x_scale[1].x});
       if constexpr (Format::kHasMin) {
         accumulate_min<kFormat, kTokens>(acc, scales, float2{x_sum[0].x, x_sum[1].x});
       }
       expand<kFormat, 1>(a, ring[slot]);
       block_scales<kFormat, 1>(scales, ring[slot], super_ring[slot / kTurn]);
-      accumulate<kFormat, kTokens>(acc, a, scales, uint2{b.z, b.w},
-                                   float2{x_scale[0].y, x_scale[1].y});
+      accumulate<kFormat, kTokens>(acc, a, scales, b1, float2{x_scale[0].y, x_scale[1].y});
       if constexpr (Format::kHasMin) {
         accumulate_min<kFormat, kTokens>(acc, scales, float2{x_sum[0].y, x_sum[1].y});
       }

@@ -35,6 +35,9 @@ struct MatmulQuantConfig {
   static constexpr int kCols = kSteps * kStepCols;
   static constexpr int kThreads = 32 * kSteps * kTiles / kWarpTiles;  // 8 warps: 2 x 4 steps
   static constexpr int kStages = 3;  // two in flight while one is multiplied
+  // Bytes from token to token of x: 32 of padding, so that the four tokens by 32 bytes that half a
+  // warp reads at once lie in 32 banks.
+  static constexpr int kXStride = kCols + 32;
   // Floats from token to token of the sums that the warps of a block add up: 64 rows and 4, so that
   // the 8 rows by 4 tokens which a warp writes at once lie in 32 banks.
   static constexpr int kSumStride = kRows + 4;
@@ -48,7 +51,7 @@ struct QuantStage {
   static constexpr int kRecords = Config::kSteps * Format::kRecordBytes;  // of a tile
   static constexpr int kTile = kRecords + Format::kSuperBytes;
   static constexpr int kX = Config::kTiles * kTile;
-  static constexpr int kScales = kX + kTokens * Config::kCols;
+  static constexpr int kScales = kX + kTokens * Config::kXStride;
   // Floats from one block's scales to the next's: 4 of padding keep the copies' banks apart.
   static constexpr int kScaleStride = kTokens + 4;
   static constexpr int kScaleBytes =
@@ -100,14 +103,12 @@ __device__ __forceinline__ void load_stage(const MatmulParams& p, const QuantBlo
     }
   }
   // Rows of x, 8 threads a row, and the scales (and sums) of its 8 blocks, transposed to
-  // [block][token]. 64-byte segments of odd tokens change places in pairs, so that the lanes that
-  // read at once (tokens g and g + 1) touch different banks.
+  // [block][token].
   constexpr int kTokensAtOnce = Config::kThreads / 8;
   const int32_t token = static_cast<int32_t>(thread / 8), piece = static_cast<int32_t>(thread % 8);
   const int32_t x_stride = static_cast<int32_t>(p.x.stride);
   int32_t row = block.first_token + token;  // rows * stride < 2^31: the launcher checks
-  const Shared<std::byte> x_to = to + (Stage::kX + token * Config::kCols +
-                                       (piece / 4 ^ (token & 1)) * kStepCols + piece % 4 * 16);
+  const Shared<std::byte> x_to = to + (Stage::kX + token * Config::kXStride + piece * 16);
   const Shared<std::byte> scales_to =
       to + (Stage::kScales + (piece * Stage::kScaleStride + token) * 4);
   // Not unrolled: the addresses of the next rows would take registers from the sums.
@@ -116,9 +117,9 @@ __device__ __forceinline__ void load_stage(const MatmulParams& p, const QuantBlo
     const bool exists = row < p.rows;
     const int8_t* x = static_cast<const int8_t*>(p.x.data) +
                       (row * x_stride + first_step * kStepCols + piece * 16);
-    if (piece / 4 < here) copy_async<16>(x_to + c * Config::kCols, x, exists);
+    if (piece / 4 < here) copy_async<16>(x_to + c * Config::kXStride, x, exists);
     if (piece / 4 + 2 < here) {
-      copy_async<16>(x_to + (c * Config::kCols + 2 * kStepCols), x + 2 * kStepCols, exists);
+      copy_async<16>(x_to + (c * Config::kXStride + 2 * kStepCols), x + 2 * kStepCols, exists);
     }
     if (piece / 2 < here) {
       const int32_t at = row * (x_stride / 32) + 2 * first_step + piece;
@@ -153,12 +154,12 @@ __device__ __forceinline__ void multiply_block(
   }
   const uint32_t g = lane / 4, t = lane % 4;
   const Shared<const std::byte> x =
-      stage + (Stage::kX + g * Config::kCols + (step ^ (g & 1)) * kStepCols + 16 * t + 8 * block);
+      stage + (Stage::kX + g * Config::kXStride + step * kStepCols + 32 * block + 8 * t);
   const Shared<const std::byte> x_scales =
       stage + (Stage::kScales + ((2 * step + block) * Stage::kScaleStride + 2 * t) * 4);
 #pragma unroll
   for (int n = 0; n < kTokens / 8; ++n) {
-    const uint2 b = FromShared::load<uint2>(x + n * 8 * Config::kCols);
+    const uint2 b = FromShared::load<uint2>(x + n * 8 * Config::kXStride);
     const float2 scale = FromShared::load<float2>(x_scales + n * 32);
 #pragma unroll
     for (int i = 0; i < Config::kWarpTiles; ++i) {

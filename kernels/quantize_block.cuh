@@ -6,9 +6,8 @@
 // counts as zero; one that holds an infinity or a NaN gets scale = sum = NaN, so that it shows in
 // every result.
 //
-// Byte order in a step of 64 columns: 16 t + 8 b + 4 h + i holds column 32 b + 16 h + 4 t + i
-// (t, i = 0 .. 3; b, h = 0, 1), so that lane t's share of mma.m16n8k32's B fragments of two blocks
-// is one 16-byte load.
+// Byte order in a block: 8 t + 4 h + i holds column 16 h + 4 t + i (t, i = 0 .. 3; h = 0, 1), so that
+// lane t's share of mma.m16n8k32's B fragment is one 8-byte load.
 #pragma once
 
 #include <cmath>
@@ -21,8 +20,8 @@ namespace longhaul::device {
 // Where the four bytes of columns col .. col + 3 are, in bytes from the row's start; col is a
 // multiple of 4.
 __device__ __forceinline__ int32_t q8_offset(int32_t col) {
-  const int32_t block = col / 32 % 2, half = col / 16 % 2, quad = col / 4 % 4;
-  return col / 64 * 64 + quad * 16 + block * 8 + half * 4;
+  const int32_t half = col / 16 % 2, quad = col / 4 % 4;
+  return col / 32 * 32 + quad * 8 + half * 4;
 }
 
 // Number of columns to hand to store_q8: the last step is filled with zeros.

@@ -167,9 +167,9 @@ class TestRows {
               exact ? static_cast<int>(random() % 7) - 3 : static_cast<int>(random() % 255) - 127;
           if (!exists) quant = 0;
           sum += quant;
-          // Byte 16 t + 8 b + 4 h + j of a step holds column 32 b + 16 h + 4 t + j.
-          const int64_t step = block / 2, b = block % 2, h = i / 16, t = i / 4 % 4, j = i % 4;
-          bytes[static_cast<size_t>(row * stride_ + 64 * step + 16 * t + 8 * b + 4 * h + j)] =
+          // Byte 8 t + 4 h + j of a block holds column 16 h + 4 t + j.
+          const int64_t h = i / 16, t = i / 4 % 4, j = i % 4;
+          bytes[static_cast<size_t>(row * stride_ + 32 * block + 8 * t + 4 * h + j)] =
               static_cast<uint8_t>(quant);
           if (exists) {
             numbers_[static_cast<size_t>(row * cols_ + 32 * block + i)] =

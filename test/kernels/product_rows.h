@@ -118,11 +118,11 @@ class ProductRows {
                    const Miss& miss) {
     const auto entry = static_cast<size_t>(row * (stride_ / 32) + block);
     const int64_t padded = (cols_ + 63) / 64 * 64, first = block * 32;
-    // Column c of 64: byte 16 t + 8 b + 4 h + i holds column 32 b + 16 h + 4 t + i.
+    // Byte 8 t + 4 h + i of a block holds column 16 h + 4 t + i.
     const auto quant = [&](int64_t col) {
-      const int64_t c = col % 64;
-      const int64_t b = c / 32, h = c / 16 % 2, t = c / 4 % 4, i = c % 4;
-      const int64_t at = row * stride_ + col / 64 * 64 + 16 * t + 8 * b + 4 * h + i;
+      const int64_t c = col % 32;
+      const int64_t h = c / 16, t = c / 4 % 4, i = c % 4;
+      const int64_t at = row * stride_ + col / 32 * 32 + 8 * t + 4 * h + i;
       return static_cast<int8_t>(data[static_cast<size_t>(at)]);
     };
     if (first >= padded) {

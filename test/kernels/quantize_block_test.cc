@@ -93,8 +93,8 @@ LH_TEST(blocks_are_quantized_to_the_bit) {
         for (int64_t i = 0; i < 32; ++i) {
           const int want = finite ? static_cast<int>(std::nearbyint(values[i] * inverse)) : 0;
           sum += want;
-          const int64_t step = block / 2, b = block % 2, h = i / 16, t = i / 4 % 4, j = i % 4;
-          const int64_t at = row * stride + 64 * step + 16 * t + 8 * b + 4 * h + j;
+          const int64_t h = i / 16, t = i / 4 % 4, j = i % 4;
+          const int64_t at = row * stride + 32 * block + 8 * t + 4 * h + j;
           if (quants[static_cast<size_t>(at)] != want) ++wrong;
         }
         const auto entry = static_cast<size_t>(row * (stride / 32) + block);
