@@ -63,8 +63,8 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& opt
   const std::string own = plugin_abi();
   if (own != plugin->abi) {
     return error(ErrorCode::kDevice,
-                 "backend %s: %s was built from other sources than the addon (found \"%s\", expected "
-                 "\"%s\"); build both again: npm run build:native, then %s",
+                 "backend %s: %s was built from other sources than the addon (found \"%s\", "
+                 "expected \"%s\"); build both again: npm run build:native, then %s",
                  options.runtime.c_str(), path.c_str(), plugin->abi, own.c_str(), build);
   }
   if (options.runtime != plugin->runtime) {

@@ -34,7 +34,7 @@ inline std::string plugin_abi() {
 }
 
 struct BackendPlugin {
-  const char* abi;       // plugin_abi() as the plug-in was built; compared before anything is called
+  const char* abi;       // plugin_abi() as the plug-in was built; compared before any call
   const char* runtime;   // "cuda", "cuda-emulated"
   Result<std::unique_ptr<Backend>> (*make_backend)(const CudaBackendOptions& options);
 };

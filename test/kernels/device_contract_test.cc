@@ -163,7 +163,8 @@ LH_TEST(a_recorded_step_runs_again_with_other_inputs) {
     must(runtime().synchronize(b.compute));
     int wrong = 0;
     for (int64_t i = 0; i < kCount; ++i) {
-      const double expected = 30.0 * std::tanh((double{first} + static_cast<double>(i % 977)) / 30.0);
+      const double x = double{first} + static_cast<double>(i % 977);
+      const double expected = 30.0 * std::tanh(x / 30.0);
       if (!(std::fabs(b.host_out[i] - expected) < 1e-3)) ++wrong;
     }
     EXPECT_EQ(wrong, 0);
@@ -242,7 +243,8 @@ void run_dense(const DenseCase& c, DenseType type, bool y_is_f32, bool accumulat
     return static_cast<float>(static_cast<int32_t>(state >> 8) % 129 - 64) / 64.0f;
   };
   const int64_t x_stride = c.cols + c.pad, w_stride = c.cols + c.pad, y_stride = c.out + c.pad;
-  std::vector<uint16_t> x(static_cast<size_t>(c.rows * x_stride)), w(static_cast<size_t>(c.out * w_stride));
+  std::vector<uint16_t> x(static_cast<size_t>(c.rows * x_stride));
+  std::vector<uint16_t> w(static_cast<size_t>(c.out * w_stride));
   for (uint16_t& each : x) each = narrow(type, draw());
   for (uint16_t& each : w) each = narrow(type, draw());
   const auto y_count = static_cast<size_t>(c.rows * y_stride);

@@ -37,8 +37,8 @@ Result<int64_t> bytes_of(const char* text, const char* variable) {
                       : suffix.empty() ? 1.0
                                        : -1.0;
   if (end == text || unit < 0 || number < 0) {
-    return error(ErrorCode::kDevice, "%s: expected a size such as 512MiB, received \"%s\"", variable,
-                 text);
+    return error(ErrorCode::kDevice, "%s: expected a size such as 512MiB, received \"%s\"",
+                 variable, text);
   }
   return static_cast<int64_t>(number * unit);
 }
@@ -392,7 +392,8 @@ Status EmulatedDevice::launch(Graph graph, Stream stream) {
     for (const Operation& operation : handle->operations) queue(*on, operation);
     return {};
   }
-  return error(ErrorCode::kDevice, "launch of a graph: %p is no graph of this device", graph.handle);
+  return error(ErrorCode::kDevice, "launch of a graph: %p is no graph of this device",
+               graph.handle);
 }
 
 void EmulatedDevice::release(Graph graph) {
@@ -475,7 +476,8 @@ Result<std::unique_ptr<DeviceRuntime>> open_device(int32_t index) {
     size_t which = 0;
     while (which < simt::kNumCalls && call != simt::kCallNames[which]) ++which;
     if (!colon || which == simt::kNumCalls) {
-      return error(ErrorCode::kDevice, "LONGHAUL_SIMT_FAIL: expected call:n, received \"%s\"", text);
+      return error(ErrorCode::kDevice, "LONGHAUL_SIMT_FAIL: expected call:n, received \"%s\"",
+                   text);
     }
     device->fail_call(static_cast<simt::Call>(which), std::atoll(colon + 1));
   }

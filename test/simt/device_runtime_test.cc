@@ -430,7 +430,9 @@ LH_TEST(a_graph_s_host_memory_is_watched_too) {
 
 LH_TEST(a_capture_refuses_what_cannot_be_captured) {
   Bench b;
-  const cuda::DenseProduct product{.x_stride = 8, .w_stride = 8, .y_stride = 8, .rows = 1, .out = 8, .cols = 8};
+  cuda::DenseProduct product;
+  product.x_stride = product.w_stride = product.y_stride = 8;
+  product.rows = product.out = product.cols = 8;
   const std::vector<std::pair<const char*, std::function<Status()>>> calls = {
       {"allocate", [&] { return b.device->allocate(4, "x").status(); }},
       {"allocate_pinned", [&] { return b.device->allocate_pinned(4, "x").status(); }},

@@ -25,8 +25,9 @@ constexpr int kTypeF16 = 2;                     // CUDA_R_16F
 constexpr int kTypeBF16 = 14;                   // CUDA_R_16BF
 constexpr int32_t kTransposed = 1;              // CUBLAS_OP_T
 constexpr int kDescTransposeA = 3;              // CUBLASLT_MATMUL_DESC_TRANSA, int32_t
-constexpr int kPreferenceWorkspace = 1;         // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t
-constexpr int kPreferenceAlignmentA = 5;        // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t
+// CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t; ..._MIN_ALIGNMENT_A_BYTES, uint32_t
+constexpr int kPreferenceWorkspace = 1;
+constexpr int kPreferenceAlignmentA = 5;
 constexpr int kPreferenceAlignmentB = 6;
 constexpr int kPreferenceAlignmentC = 7;
 constexpr int kPreferenceAlignmentD = 8;

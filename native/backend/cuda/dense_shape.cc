@@ -6,8 +6,8 @@ Status check_dense_shape(const DenseProduct& p) {
   if (p.rows < 0 || p.out < 0 || p.cols <= 0 || p.x_stride < p.cols || p.w_stride < p.cols ||
       p.y_stride < p.out) {
     return error(ErrorCode::kDevice,
-                 "dense: [%d, %d] x [%d, %d] with strides %lld, %lld, %lld is not a product", p.rows,
-                 p.cols, p.out, p.cols, static_cast<long long>(p.x_stride),
+                 "dense: [%d, %d] x [%d, %d] with strides %lld, %lld, %lld is not a product",
+                 p.rows, p.cols, p.out, p.cols, static_cast<long long>(p.x_stride),
                  static_cast<long long>(p.w_stride), static_cast<long long>(p.y_stride));
   }
   if (p.accumulate && !p.y_is_f32) {
