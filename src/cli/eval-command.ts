@@ -23,6 +23,7 @@ export function addEvalCommand(program: Command): void {
     .option('--text <file>', 'real text to hide facts in and to continue (default: our own)')
     .option('--seed <n>', 'seed of the tasks', '0')
     .option('--json <file>', 'write the report as JSON; - writes it to stdout and nothing else')
+    .option('--resume', 'go on with the report that --json names, if there is one')
     .option('--list-tasks', 'print the tasks, their knobs and groups, and stop');
   addServeOptions(evaluate, ENGINE_FLAGS);
   evaluate.action(async () => {

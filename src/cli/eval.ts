@@ -1,5 +1,5 @@
 /** longhaul eval: the model, the tasks, a table or JSON. */
-import { writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { currentCommit, describeMachine, packageRoot } from '../bench/machine.js';
 import { textTable } from '../bench/table.js';
 import { parseCount, parseCounts } from '../bench/workload.js';
@@ -7,7 +7,12 @@ import { ConfigError, type ServeConfig, serveConfig } from '../config.js';
 import { EngineError } from '../errors.js';
 import { describeSetting, listSettings } from '../eval/attention-settings.js';
 import { Corpus } from '../eval/corpus.js';
-import type { EvalReport, SummaryRow } from '../eval/eval-report.js';
+import {
+  type EvalReport,
+  type ReportItem,
+  resumableItems,
+  type SummaryRow,
+} from '../eval/eval-report.js';
 import type { Interval } from '../eval/intervals.js';
 import { checkLocalSetting, LocalEvalEngine } from '../eval/local-eval-engine.js';
 import { type EvalOptions, runEval } from '../eval/run-eval.js';
@@ -43,17 +48,24 @@ export interface EvalFlags {
   text?: string;
   seed: string;
   json?: string;
+  resume?: boolean;
   listTasks?: boolean;
 }
 
 /** A run as asked for, before there is a model to make it fit. */
-interface Plan extends Omit<EvalOptions, 'tasks' | 'signal' | 'onProgress'> {
+interface Plan
+  extends Omit<EvalOptions, 'tasks' | 'known' | 'signal' | 'onProgress' | 'onContext'> {
   tasks: ReturnType<typeof parseTasks>;
   preset: Preset | null;
   set: string[];
+  /** Of the report, while it grows and in the end; null: not in a file. */
+  file: string | null;
+  resume: boolean;
 }
 
 const LENGTH_MIN = 64;
+/** A report in a file is at most this much behind. */
+const SAVE_EVERY_MS = 60_000;
 
 /** Returns the exit code; throws ConfigError and EngineError. */
 export async function runEvalCommand(
@@ -87,10 +99,10 @@ export async function runEvalCommand(
     );
     reporter.stop();
     const report = await evaluate(model, config, plan, controller.signal);
-    const json = `${JSON.stringify(report, null, 2)}\n`;
+    const json = toJson(report);
     if (flags.json === '-') process.stdout.write(json);
     else process.stdout.write(`${evalTable(report)}\n`);
-    if (flags.json !== undefined && flags.json !== '-') writeFileSync(flags.json, json);
+    if (plan.file !== null) writeReport(plan.file, json);
     return report.complete ? EXIT.ok : EXIT.failure;
   } finally {
     reporter.stop();
@@ -102,6 +114,10 @@ function parsePlan(flags: EvalFlags): Plan {
   const preset = PRESETS.find((name) => name === flags.preset);
   if (flags.preset !== undefined && preset === undefined) {
     throw new ConfigError('--preset', `one of ${PRESETS.join(', ')}`, flags.preset);
+  }
+  const file = flags.json === undefined || flags.json === '-' ? null : flags.json;
+  if (flags.resume === true && file === null) {
+    throw new ConfigError('--resume', '--json FILE beside it', flags.json ?? 'none');
   }
   const tasks = parseTasks(flags.tasks);
   const set = flags.set === undefined ? [] : flags.set.split(',');
@@ -124,6 +140,8 @@ function parsePlan(flags: EvalFlags): Plan {
     }),
     seed: parseCount('--seed', flags.seed, 0),
     corpus: Corpus.load(flags.text ?? null),
+    file,
+    resume: flags.resume === true,
   };
 }
 
@@ -146,20 +164,19 @@ async function evaluate(
       maxLength: Math.max(...plan.lengths),
     });
     try {
-      const { items, complete } = await runEval(engine, text, {
-        ...plan,
-        tasks,
-        signal,
-        onProgress: progress.show,
-      });
-      return {
-        machine: describeMachine(),
+      const head = {
         isa,
         commit: currentCommit(packageRoot()),
         model: model.name,
         kv_dtype: config.kvDtype,
         seed: plan.seed,
+        items_per_context: plan.numItems,
+        texts_sha256: plan.corpus.sha256,
         knobs: Object.fromEntries(tasks.map(({ task, knobs }) => [task.name, { ...knobs }])),
+      };
+      const makeReport = (items: ReportItem[], complete: boolean): EvalReport => ({
+        machine: describeMachine(),
+        ...head,
         complete,
         resolution: judgeResolution(
           items,
@@ -171,7 +188,23 @@ async function evaluate(
           seed: plan.seed,
         }),
         items,
-      };
+      });
+      const earlier = plan.resume ? readReport(plan.file!) : null;
+      let savedMs = performance.now();
+      const { items, complete } = await runEval(engine, text, {
+        ...plan,
+        tasks,
+        known: earlier === null ? [] : resumableItems(earlier, head),
+        signal,
+        onProgress: progress.show,
+        onContext: (soFar) => {
+          const now = performance.now();
+          if (plan.file === null || now - savedMs < SAVE_EVERY_MS) return;
+          savedMs = now;
+          writeReport(plan.file, toJson(makeReport(soFar(), false)));
+        },
+      });
+      return makeReport(items, complete);
     } finally {
       await close();
     }
@@ -179,6 +212,26 @@ async function evaluate(
     progress.clear();
     await text.close();
   }
+}
+
+const toJson = (report: EvalReport): string => `${JSON.stringify(report, null, 2)}\n`;
+
+/** Whole or not at all: a run that is killed leaves the last report. */
+function writeReport(file: string, json: string): void {
+  writeFileSync(`${file}.partial`, json);
+  renameSync(`${file}.partial`, file);
+}
+
+/** The report to go on with, null for none yet. Throws ConfigError. */
+function readReport(file: string): EvalReport | null {
+  if (!existsSync(file)) return null;
+  try {
+    const report = JSON.parse(readFileSync(file, 'utf8')) as EvalReport;
+    if (Array.isArray(report.items)) return report;
+  } catch {
+    // Said below.
+  }
+  throw new ConfigError('--resume', 'a report of longhaul eval', file);
 }
 
 function numWeights(model: ModelDescription): number {

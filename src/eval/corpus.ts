@@ -3,6 +3,7 @@
  * source (texts/NOTICE.md), and the source code of this very checkout. A text of the user's own
  * (`--text`) takes the place of both.
  */
+import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../bench/machine.js';
@@ -43,6 +44,11 @@ export class Corpus {
   get code(): string {
     this.#code ??= readCheckout(packageRoot());
     return this.#code;
+  }
+
+  /** Identifies the prose; the code is the commit's. */
+  get sha256(): string {
+    return createHash('sha256').update(this.#prose).digest('hex');
   }
 
   /** Whole sentences of the prose from a random one on, going round; at least `characters` long. */

@@ -1,5 +1,6 @@
 /** The shape of a report, as written by `--json`. */
 import type { Machine } from '../bench/machine.js';
+import { ConfigError } from '../config.js';
 import type { Interval } from './intervals.js';
 
 /** One answer. `context_id` names the context; items with the same one share all its tokens. */
@@ -49,6 +50,41 @@ export interface SummaryRow {
   } | null;
 }
 
+/**
+ * Items of a report that a run like `now` would make again, bit for bit. Throws ConfigError naming
+ * what differs.
+ */
+export function resumableItems(
+  earlier: EvalReport,
+  now: Omit<EvalReport, 'summary' | 'items' | 'resolution' | 'complete' | 'machine'>,
+): ReportItem[] {
+  const clean = (commit: string | null): string | null => commit?.replace(/-dirty$/, '') ?? null;
+  const sides = [earlier, now] as const;
+  for (const field of FIXED_FIELDS) {
+    const [was, is] = sides.map((side) => JSON.stringify(side[field])) as [string, string];
+    if (was !== is) throw new ConfigError('--resume', `a report with ${field} ${is}`, was);
+  }
+  const [was, is] = sides.map(({ commit }) => clean(commit));
+  if (was !== is) throw new ConfigError('--resume', `a report of commit ${is}`, was);
+  for (const [task, knobs] of Object.entries(now.knobs)) {
+    const [theirs, ours] = [earlier.knobs[task], knobs].map((value) => JSON.stringify(value));
+    if (theirs !== undefined && theirs !== ours) {
+      throw new ConfigError('--resume', `a report with ${task} ${ours}`, theirs);
+    }
+  }
+  return earlier.items;
+}
+
+/** What decides items beside commit and knobs. A question depends on how many there are. */
+const FIXED_FIELDS = [
+  'model',
+  'isa',
+  'kv_dtype',
+  'seed',
+  'items_per_context',
+  'texts_sha256',
+] as const;
+
 /** Whether exact attention leaves room for a difference to show. */
 export interface Resolution {
   can_tell: boolean;
@@ -64,6 +100,10 @@ export interface EvalReport {
   model: string;
   kv_dtype: string;
   seed: number;
+  /** Questions a context, at most. */
+  items_per_context: number;
+  /** Of the texts that tasks draw from. */
+  texts_sha256: string;
   /** Difficulty of each task. */
   knobs: Record<string, Record<string, number>>;
   /** False when the run was interrupted: then it has fewer contexts than were asked for. */

@@ -17,6 +17,7 @@ import type {
   Knobs,
   TaskItem,
 } from './eval-types.js';
+import { groupBy } from './intervals.js';
 import { recallScore } from './score.js';
 import { TaskTokenizer } from './task-tokenizer.js';
 
@@ -30,9 +31,13 @@ export interface EvalOptions {
   settings: readonly AttentionSetting[];
   seed: number;
   corpus: Corpus;
+  /** Items of an earlier run of the same kind: contexts that they complete are not run again. */
+  known: readonly ReportItem[];
   /** Stops the run; what was answered by then is returned. */
   signal: AbortSignal;
   onProgress: (progress: EvalProgress) => void;
+  /** After each context, with all items so far in the report's order. */
+  onContext: (items: () => ReportItem[]) => void;
 }
 
 export interface EvalProgress {
@@ -62,22 +67,53 @@ export async function runEval(
   }
   const tokenizer = await TaskTokenizer.create(text);
   const jobs = listJobs(options);
-  const done: Array<{ job: Job; items: ReportItem[] }> = [];
+  const done = knownJobs(jobs, options);
+  const inOrder = (): ReportItem[] =>
+    [...done].sort(([left], [right]) => left.rank - right.rank).flatMap(([, items]) => items);
   try {
     for (const job of jobs) {
+      if (done.has(job)) continue;
       const run = new ContextRun(engine, tokenizer, options, job);
       const items = await run.run((label) =>
-        options.onProgress({ done: done.length, total: jobs.length, label }),
+        options.onProgress({ done: done.size, total: jobs.length, label }),
       );
-      done.push({ job, items });
+      done.set(job, items);
+      options.onContext(inOrder);
     }
   } catch (error) {
     // Whatever an interrupted engine throws, the run has ended because it was told to.
     if (!options.signal.aborted) throw error;
   }
-  done.sort((left, right) => left.job.rank - right.job.rank);
-  return { items: done.flatMap(({ items }) => items), complete: done.length === jobs.length };
+  return { items: inOrder(), complete: done.size === jobs.length };
 }
+
+/** Contexts that the known items answer under every setting. */
+function knownJobs(jobs: readonly Job[], options: EvalOptions): Map<Job, ReportItem[]> {
+  const byContext = new Map(
+    groupBy(options.known, ({ context_id }) => context_id).map((items) => [
+      items[0]!.context_id,
+      items,
+    ]),
+  );
+  const done = new Map<Job, ReportItem[]>();
+  for (const job of jobs) {
+    const numItems = Math.min(options.numItems, job.task.itemsMax);
+    const items = options.settings.flatMap((setting) =>
+      (byContext.get(contextId(job)) ?? []).filter(
+        (item) => item.item < numItems && isUnder(item, setting),
+      ),
+    );
+    if (items.length === numItems * options.settings.length) done.set(job, items);
+  }
+  return done;
+}
+
+const isUnder = (item: ReportItem, setting: AttentionSetting): boolean =>
+  item.attention === setting.attention &&
+  item.sparsity === setting.sparsity &&
+  item.kept_tokens === setting.keptTokens;
+
+const contextId = ({ task, length, index }: Job): string => `${task.name}-${length}-${index}`;
 
 interface Job {
   task: EvalTask;
@@ -151,7 +187,7 @@ class ContextRun {
     questions: readonly EvalQuestion[],
     setting: AttentionSetting,
   ): Promise<ReportItem[]> {
-    const { task, length, index } = this.#job;
+    const { task, length } = this.#job;
     const answers = await context.ask(questions, setting, this.#options.signal);
     return answers.map(({ tokens, logprobs, budgetMeasured }, i): ReportItem => {
       const { expected, depth } = items[i]!;
@@ -159,7 +195,7 @@ class ContextRun {
       return {
         task: task.name,
         length,
-        context_id: `${task.name}-${length}-${index}`,
+        context_id: contextId(this.#job),
         item: i,
         seed: this.#options.seed,
         attention: setting.attention,

@@ -1,5 +1,5 @@
 /** `longhaul eval`, tiny: the command, its report, its refusals. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import type { EvalReport } from '../../src/eval/eval-report.js';
@@ -38,6 +38,16 @@ t.test('a report: the same for the same seed', async (t) => {
     report.summary.map(({ task }) => task),
     ['niah_single', 'niah_multivalue', 'prefixqa', 'lm_prose', 'retrieval', 'all'],
   );
+  // Going on with a report runs what it lacks, and gives what one run gives.
+  const half = { ...report, complete: false, items: report.items.slice(0, 7) };
+  writeFileSync(file, JSON.stringify(half));
+  const resumed = run([...args, '--json', file, '--resume']);
+  t.equal(resumed.code, 0, resumed.stderr);
+  const whole = JSON.parse(readFileSync(file, 'utf8')) as EvalReport;
+  t.strictSame([whole.items, whole.complete], [report.items, true]);
+  const foreign = run([...args, '--json', file, '--resume', '--seed', '1']);
+  t.equal(foreign.code, 2);
+  t.match(foreign.stderr, /--resume: expected a report with seed 1, received "0"/);
   // Alone on stdout; threads and order of work do not show in it.
   const second = run([...args, '--threads', '2', '--json', '-']);
   t.equal(second.code, 0, second.stderr);
@@ -69,6 +79,7 @@ t.test('refusals name the flag', async (t) => {
     /--attention squeezed: this engine knows exact only \(ERR_UNSUPPORTED\)/,
   );
   refuse(['--tasks', 'nope'], /--tasks: expected some of niah_single/);
+  refuse(['--resume'], /--resume: expected --json FILE beside it/);
   refuse(['--preset', 'huge'], /--preset: expected one of 135m, 270m, full/);
   refuse(['--set', 'vt.nope=1'], /--set: expected one of vt\.hops/);
   refuse(['--lengths', '12'], /--lengths: expected a whole number from 64/);

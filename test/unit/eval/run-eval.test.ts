@@ -1,6 +1,7 @@
 /** The run over an engine that looks answers up: order, pairing, interruption, refusals. */
 import t from 'tap';
 import { listSettings } from '../../../src/eval/attention-settings.js';
+import { type EvalReport, resumableItems } from '../../../src/eval/eval-report.js';
 import { type EvalOptions, runEval } from '../../../src/eval/run-eval.js';
 import { summarize } from '../../../src/eval/summary.js';
 import { parseTasks } from '../../../src/eval/task-registry.js';
@@ -21,6 +22,8 @@ function options(changes: Partial<EvalOptions> = {}): EvalOptions {
     corpus: toyCorpus(),
     signal: new AbortController().signal,
     onProgress: () => {},
+    known: [],
+    onContext: () => {},
     ...changes,
   };
 }
@@ -87,6 +90,60 @@ t.test('an interrupted run returns whole contexts and closes the open one', asyn
   t.equal(complete, false);
   t.strictSame(new Set(items.map(({ context_id }) => context_id)), new Set(['niah_single-8000-0']));
   t.equal(engine.numClosed, 2);
+});
+
+t.test('known items are taken over where they complete a context', async (t) => {
+  const text = new FakeTextService();
+  const whole = await runEval(new LookupEngine(), text, options());
+  const engine = new LookupEngine();
+  // One context lacks an item, one a setting, and one is of another length.
+  const known = whole.items.filter(
+    ({ context_id, item, attention }) =>
+      !(context_id === 'vt-8000-1' && item === 2 && attention === 'worse') &&
+      !(context_id === 'lm_prose-8000-0' && attention === 'exact'),
+  );
+  known.push({ ...whole.items[0]!, context_id: 'niah_single-9000-0' });
+  const sizes: number[] = [];
+  const { items, complete } = await runEval(
+    engine,
+    text,
+    options({ known, onContext: (soFar) => sizes.push(soFar().length) }),
+  );
+  t.equal(engine.opened.length, 2);
+  t.equal(complete, true);
+  t.strictSame(items, whole.items);
+  t.strictSame(
+    sizes,
+    [whole.items.length - 6, whole.items.length].sort((a, b) => a - b),
+  );
+});
+
+t.test('reports that may be gone on with', async (t) => {
+  const { items } = await runEval(new LookupEngine(), new FakeTextService(), options());
+  const head = {
+    isa: 'avx2',
+    commit: 'abc',
+    model: 'm',
+    kv_dtype: 'f16',
+    seed: 5,
+    items_per_context: 3,
+    texts_sha256: 'x',
+    knobs: { vt: { hops: 2 } },
+  };
+  const report = { ...head, items } as unknown as EvalReport;
+  t.equal(resumableItems(report, head), items);
+  t.equal(resumableItems({ ...report, commit: 'abc-dirty' }, head), items);
+  t.equal(resumableItems({ ...report, knobs: {} }, head), items, 'a task that it did not have');
+  for (const [changes, message] of [
+    [{ seed: 6 }, /--resume: expected a report with seed 5, received "6"/],
+    [{ isa: 'amx' }, /isa/],
+    [{ items_per_context: 4 }, /items_per_context/],
+    [{ texts_sha256: 'y' }, /texts_sha256/],
+    [{ commit: 'abd' }, /a report of commit abc/],
+    [{ knobs: { vt: { hops: 3 } } }, /a report with vt/],
+  ] as const) {
+    t.throws(() => resumableItems({ ...report, ...changes }, head), message);
+  }
 });
 
 t.test('refused before anything runs; failures come through', async (t) => {
