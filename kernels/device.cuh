@@ -59,6 +59,7 @@
 //   float exp2_fast(float)         ex2.approx: 2 ulp, exp2_fast(-inf) = 0
 //   T computed_here(T)             its argument (4 bytes); what is computed from it is not moved out of a
 //                                  loop: a few instructions each time instead of registers held throughout
+//   min(a, b), max(a, b)                                         int32_t, uint32_t, int64_t, uint64_t
 //   float reciprocal_fast(float)   rcp.approx: 1 ulp, 0 for infinity and infinity for 0 and subnormals
 //   float rsqrt_fast(float), and <cmath>'s expf, tanhf, sinf, cosf, fmaf, fabsf, fmaxf, fminf
 #pragma once
