@@ -72,7 +72,7 @@ class StepBench {
     Decoder::Options options;
     options.num_tokens_max = std::max(case_.prefill, sequences);
     options.num_logits_max = sequences;
-    options.max_position = case_.context + 1;
+    options.max_position = blocks_each_ * layout_.block_size;
     ModelNeeds needs;
     needs.config = &config;
     LH_ASSIGN_OR_RETURN(needs.matrices, matrix_needs(config, model_->weights));
@@ -95,7 +95,7 @@ class StepBench {
     batch.block_size = layout_.block_size;
     batch.plans_attention = !backend_->info().plans_attention;
     batch_ = std::make_unique<StepBatch>(batch);
-    return {};
+    return fill_pool();
   }
 
   // Decode steps of `sequences` sequences; `host` takes the part that queueing a step took.
@@ -105,7 +105,7 @@ class StepBench {
   }
   // Steps of one sequence's `case_.prefill` rows.
   Result<Timing> prefill(bool tiny, double* host) {
-    return run(tiny, [&](int) { return queue_prefill(); }, host);
+    return run(tiny, [&](int) { return queue_prefill(0, case_.prefill); }, host);
   }
 
   const StepModel& model() const { return *model_; }
@@ -152,9 +152,27 @@ class StepBench {
       }
       tables_.push_back(std::move(table));
     }
-    for (int32_t i = 0; i <= case_.prefill / layout_.block_size; ++i) {
-      prefill_table_.push_back(i % num_blocks_);
+    for (int32_t i = 0; i < num_blocks_; ++i) prefill_table_.push_back(i);
+  }
+
+  // Keys and values of a context that was really read, in the first blocks; the others repeat them.
+  Status fill_pool() {
+    const int32_t blocks = std::min(blocks_each_, num_blocks_);
+    const int32_t tokens = blocks * layout_.block_size;
+    for (int32_t at = 0; at < tokens; at += case_.prefill) {
+      LH_TRY(queue_prefill(at, std::min(case_.prefill, tokens - at)));
+      LH_TRY(end_alone());
     }
+    std::vector<std::pair<int32_t, int32_t>> pairs;
+    for (int32_t i = blocks; i < num_blocks_; ++i) pairs.push_back({i % blocks, i});
+    if (pairs.empty()) return {};
+    LH_TRY(backend_->copy_blocks(pairs));
+    return end_alone();
+  }
+
+  Status end_alone() {
+    LH_ASSIGN_OR_RETURN(const StepTicket ticket, backend_->end_step());
+    return backend_->wait_step(ticket);
   }
 
   template <typename Step>
@@ -209,15 +227,15 @@ class StepBench {
     return queue();
   }
 
-  Status queue_prefill() {
+  Status queue_prefill(int32_t first_position, int32_t num_rows) {
     std::vector<int32_t> tokens, positions;
-    for (int32_t i = 0; i < case_.prefill; ++i) {
+    for (int32_t i = first_position; i < first_position + num_rows; ++i) {
       tokens.push_back(i * 7919 % model_->config.vocab_size);
       positions.push_back(i);
     }
     const std::span<const int32_t> table = prefill_table_;
     batch_->clear();
-    batch_->add(row_of(0, case_.prefill, 0), tokens.data(), positions.data(), {&table, 1});
+    batch_->add(row_of(0, num_rows, first_position), tokens.data(), positions.data(), {&table, 1});
     return queue();
   }
 
