@@ -20,10 +20,9 @@ namespace longhaul::device {
 
 constexpr int32_t kGemvRowsMax = 8;
 // Up to here multiplying quantized weights directly is expected to be faster than expanding them.
-// Expanding costs about 4.5 bytes a weight of traffic (0.56 read, 2 written, 2 read again), which
-// at 3 TB/s is what the tensor cores need for some 500 rows; matmul_quant runs at about half of
-// cuBLASLt's speed there.
-constexpr int32_t kQuantRowsMax = 256;
+// Of 28672 x 4096 (Q4_0) matmul_quant takes about 52 us for each 64 rows; expanding takes 100 us,
+// the dense product at least the 80 us of reading what was expanded: equal at some 220 rows.
+constexpr int32_t kQuantRowsMax = 192;
 
 // The form in which x must be given.
 inline InputForm input_form(WeightFormat format) {
@@ -55,6 +54,10 @@ struct MatmulParams {
   // that use the same scratch run one after another. Null: K is not split.
   float* partials = nullptr;    // [kQuantPartials]
   int32_t* counters = nullptr;  // [kQuantCounters], zero before the first use and after each
+  // matmul_quant: what a block may have of shared memory (DeviceProperties::shared_bytes_max).
+  // Under 114 KB (compute capability 8.6, 8.9) some formats take 32 instead of 64 rows of x at a
+  // time.
+  int32_t shared_bytes_max = 227 * 1024;
 };
 
 // A split product has at most kQuantSplitBlocks blocks of 64 rows by 64 tokens.

@@ -4,19 +4,20 @@
 // of x are the up to 8 columns of B. Weights go from memory straight into the lane that multiplies
 // them, by 16-byte loads that are issued kAhead steps before they are needed; nothing of them
 // passes through shared memory. The tensor core is there for its instruction count, not for its
-// speed: 8 rows cost what one does, about 1.3 (one row) to 1.7 lane instructions a 4-bit weight,
-// where dot products of four bytes would take 1 for one row and 4 for eight.
+// speed: 8 rows cost little more than one, 1.6 to 1.9 lane instructions a 4-bit weight, where dot
+// products of four bytes would take 1 for one row and 4 for eight.
 //
 // Cost, H100 (132 multiprocessors, 3.35 TB/s, about 3.0 reached by a copy): bytes are the weights'
-// (0.5625 a weight of Q4_0, 0.578 Q4_K, 1.0625 Q8_0, 2 dense); x comes from L1 or L2 (co-resident
-// blocks walk K in step and share it). At 3.0 TB/s a multiprocessor takes in 23 Q4_0 weights a
-// cycle: 30 to 40 of its 128 lane instructions, and one mma in 22 cycles. In flight: kAhead steps
-// of a warp are 2.3 KB (Q4_0) to 4.3 KB (Q8_0), dense 4 KB; 16 to 24 warps a multiprocessor make 37
-// to 98 KB, where 3.35 TB/s times 0.8 us needs 20. So memory is the limit, and what is lost is the
-// ends: launch and first loads, about 2 us a matrix. Expected share of copy bandwidth: 0.9 and more
-// from 32 MB on, 0.8 at 15 MB; under 5 MB latency dominates.
-// One pass over a 28672 x 4096 gate and up: Q4_0 66 MB, 23 us; bf16 235 MB, 80 us.
-// Registers, sm_90a: see matmul_gemv.cu.
+// (0.5625 a weight of Q4_0, 0.578 Q4_K, 0.820 Q6_K, 1.0625 Q8_0, 2 dense); x comes from L1 or L2
+// (co-resident blocks walk K in step and share it). At 3.0 TB/s a multiprocessor takes in 23 Q4_0
+// weights a cycle: 40 of its 128 lane instructions, and one mma in 22 cycles.
+// Registers 72 to 80: three blocks, 24 warps a multiprocessor (sm_80 too); kAhead steps of a warp
+// are 2.3 KB (4 bit) to 3.3 KB (8 bit), of dense weights 4 KB: 55 to 98 KB in flight, where 3.35
+// TB/s times 0.8 us needs 20. So memory is the limit, and what is lost is the ends: launch, first
+// loads, last blocks, about 2 us a matrix. Expected share of copy bandwidth: 0.9 and more from
+// 32 MB on, 0.8 at 25 MB, 0.6 at 9 MB (4096 x 4096 of Q4_0); under 5 MB latency is all.
+// One pass over a 28672 x 4096 gate and up: Q4_0 66 MB, 24 us; bf16 235 MB, 80 us. Decode of 8 B
+// parameters in bf16: 15 GB, 5.0 ms, four products a layer lose 0.2 ms of it: 0.95 of the roofline.
 #pragma once
 
 #include "device.cuh"

@@ -30,7 +30,9 @@ int launch_tokens(const MatmulParams& p, Stream stream) {
 template <WeightFormat kFormat>
 int launch_format(const MatmulParams& p, Stream stream) {
   if (p.rows <= 16) return launch_tokens<kFormat, 16>(p, stream);
-  if (p.rows <= 32) return launch_tokens<kFormat, 32>(p, stream);
+  if (p.rows <= 32 || QuantStage<kFormat, 64>::kShared > p.shared_bytes_max) {
+    return launch_tokens<kFormat, 32>(p, stream);
+  }
   return launch_tokens<kFormat, 64>(p, stream);
 }
 

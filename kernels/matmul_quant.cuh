@@ -7,17 +7,19 @@
 // tiles and a stage holds whole superblocks of the K types. Few blocks: K is split between blocks
 // too, and the last one to finish adds the parts in their order.
 //
-// Cost, H100, per step of a tile (1024 weights) and 8 tokens: 2 mma, 8 sums of 3 operations each
-// (conversion, scale, fma; types with a minimum 4), 1 + 2 shared loads; per step of a tile some 20
-// more for loading and expanding. 64 tokens: about 235 warp instructions, 59 cycles of the four
-// schedulers, while 576 bytes of Q4_0 at 3.0 TB/s take 45: expected 60 to 70 % of memory speed at
-// 64 tokens, bound by memory up to 32. Q8_0 (85 cycles of memory) stays at memory speed. Beyond 64
-// tokens time grows in proportion: about 350 T operations a second.
+// Cost, H100: a step of a tile (1024 weights) against 8 tokens is 2 mma, 8 sums of 3 operations
+// (conversion, scale product, fma) and 2 to 3 shared loads; expanding it some 30 more, its share of
+// the copies 20 to 55. In all 140 warp instructions for 16 tokens, 205 for 32, 340 for 64 (types
+// with a minimum 10 % more): 35, 51, 85 cycles of the four schedulers, where 576 bytes of Q4_0 at
+// 3.0 TB/s take 45 and Q8_0's 1088 bytes 85. So memory is the limit up to 16 (Q8_0: 48) tokens, and
+// the sums beyond; the tensor cores are a sixth busy.
 // x is read once a block of 64 rows, from L2: 64 tokens x 4096 = 0.26 MB beside 0.15 MB of Q4_0.
-// One pass over 28672 x 4096, Q4_0, 66 MB: 16 tokens 24 us, 32 tokens 27 us, 64 tokens 36 us.
-// Shared memory a stage: 4 tiles x (2.3 .. 4.4 KB) + 256 bytes and 48 (96) of scales a token, three
-// stages: 40 to 115 KB; two blocks a multiprocessor: at least 37 KB of weights in flight.
-// Registers: see matmul_quant.cu.
+// One pass over 28672 x 4096, Q4_0, 66 MB, at 80 % of the issue rate: 16 tokens 24 us, 32 tokens
+// 31 us, 64 tokens 52 us, 128 tokens 104 us (290 T operations a second). 4096 x 4096, split in two:
+// 16 tokens 5 us, 64 tokens 10 us.
+// Registers 67 to 128 (16 to 64 tokens), three stages of shared memory of 14 to 38 KB: two blocks a
+// multiprocessor (16 warps) in every case on sm_90a, on sm_80 one of 64 tokens; 37 KB of weights and
+// more in flight, where 20 KB are needed.
 #pragma once
 
 #include "device.cuh"

@@ -124,6 +124,7 @@ Status Products::own_kernel(const WeightMatrix& w, const ProductInput& x, int32_
   }
   params.partials = scratch_.partials;
   params.counters = scratch_.counters;
+  params.shared_bytes_max = runtime_.properties().shared_bytes_max;
   return launched(device::launch_matmul_quant(params, stream_), "matmul_quant");
 }
 
