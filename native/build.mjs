@@ -77,9 +77,7 @@ console.log(
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 /** Exit status of cmake-js. */
 function build(withCuda) {
-  const args = [
-    require.resolve('cmake-js/bin/cmake-js'),
-    'build',
+  const options = [
     '--directory',
     root,
     '--out',
@@ -91,8 +89,14 @@ function build(withCuda) {
     `--CDLONGHAUL_CUDA_EMULATED=${emulated ? 'ON' : 'OFF'}`,
     `--CDNODE_ADDON_API_DIR=${dirname(require.resolve('node-addon-api/package.json'))}`,
   ];
-  if (process.env.LONGHAUL_WERROR === '1' || process.env.CI) args.push('--CDLONGHAUL_WERROR=ON');
-  return spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' }).status;
+  if (process.env.LONGHAUL_WERROR === '1' || process.env.CI) options.push('--CDLONGHAUL_WERROR=ON');
+  // "build" alone would keep the options of an earlier configuration.
+  for (const command of ['configure', 'build']) {
+    const args = [require.resolve('cmake-js/bin/cmake-js'), command, ...options];
+    const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
+    if (status !== 0) return status;
+  }
+  return 0;
 }
 
 let status = build(cuda.build);
