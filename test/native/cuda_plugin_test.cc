@@ -1,6 +1,7 @@
 // Opening the CUDA plug-in where there is none, or none that fits: each says what to do.
 #include "backend/cuda_plugin.h"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <climits>
@@ -29,9 +30,11 @@ bool has(const std::string& text, const std::string& part) {
 
 // Where CMake puts plugin_of_another_build: beside this program.
 std::string other_folder() {
+  Dl_info info{};
+  EXPECT_TRUE(dladdr(reinterpret_cast<const void*>(&other_folder), &info) != 0);
   char path[PATH_MAX] = {};
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
-  const std::string own(path, length > 0 ? static_cast<size_t>(length) : 0);
+  EXPECT_TRUE(realpath(info.dli_fname, path) != nullptr);
+  const std::string own = path;
   return own.substr(0, own.rfind('/')) + "/plugin_of_another_build";
 }
 
