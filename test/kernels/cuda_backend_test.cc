@@ -561,13 +561,41 @@ LH_TEST(the_cache_takes_what_is_left_or_what_suits_the_host) {
   EXPECT_EQ(engine.value()->info().num_blocks, 100);
   EXPECT_EQ(engine.value()->info().device, std::string("emulated"));
   EXPECT_EQ(engine.value()->info().backend, std::string("cuda-emulated"));
-  // The emulated device's memory is the host's: no more than what is left, all the same.
   options.kv_memory_default_bytes = int64_t{1} << 40;
   engine = engine_with(model, options, kTestDeviceBytes);
   EXPECT_EQ(engine.status().message(), std::string());
-  const int64_t pool = engine.value()->info().num_blocks * int64_t{32768};
-  EXPECT_TRUE(pool > kTestDeviceBytes / 2 && pool < kTestDeviceBytes);
+  EXPECT_EQ(engine.value()->info().num_blocks, (64 << 20) / 32768);
 }
+
+#endif  // LONGHAUL_SIMT
+
+LH_TEST(a_gpu_gives_the_cache_what_is_left) {
+  ModelNeeds needs;
+  needs.group_windows = {0, 40};
+  needs.layout.num_kv_heads = 2;
+  needs.layout.head_dim = 64;
+  needs.layout.layers_per_block = 4;   // 64 KiB a block
+  needs.kv_memory_default_bytes = 1 << 20;
+  cuda::DeviceProperties device;
+  device.name = "a GPU";
+  device.memory_bytes = int64_t{80} << 30;
+  cuda::MemoryPlan plan;
+  plan.weight_bytes = int64_t{10} << 30;
+  plan.scratch_bytes = int64_t{1} << 30;
+  const int64_t reserve = int64_t{512} << 20, block = 65536;
+  const int64_t free_bytes = (int64_t{60} << 30) + 12345;
+  EXPECT_TRUE(cuda::plan_pool(needs, device, free_bytes, false, &plan).ok());
+  EXPECT_EQ(plan.pool_bytes, (int64_t{49} << 30) - reserve);
+  // At least a block of each group has to fit.
+  const int64_t used = (int64_t{11} << 30) + reserve;
+  EXPECT_TRUE(cuda::plan_pool(needs, device, used + 2 * block, false, &plan).ok());
+  EXPECT_EQ(plan.pool_bytes, 2 * block);
+  const Status status = cuda::plan_pool(needs, device, used + 2 * block - 1, false, &plan);
+  EXPECT_TRUE(status.code() == ErrorCode::kOutOfMemory);
+  EXPECT_TRUE(status.message().find("1 are missing") != std::string::npos);
+}
+
+#ifdef LONGHAUL_SIMT
 
 LH_TEST(failures_of_the_device_end_every_stream) {
   const TinyModel model = tiny_model(cuda_config("llama"), all_of(DType::kF16));

@@ -25,6 +25,8 @@ constexpr int64_t kDequantizedBytes = int64_t{64} << 20;
 // the dense products.
 constexpr int64_t kReserveBytes = int64_t{512} << 20;
 constexpr int64_t kReserveShare = 16;  // no more than this part of a small device
+// An emulated device's memory is the host's, and it would take days to fill a large cache there.
+constexpr int64_t kEmulatedPoolBytes = int64_t{64} << 20;
 
 Status plan_matrices(const ModelNeeds& needs, MemoryPlan* plan) {
   int64_t expanded = 0;
@@ -120,7 +122,10 @@ Status plan_pool(const ModelNeeds& needs, const DeviceProperties& device, int64_
   int64_t pool = needs.kv_memory_bytes;
   if (pool == 0) {
     pool = std::max(left, least);
-    if (in_host_memory) pool = std::min(pool, std::max(least, needs.kv_memory_default_bytes));
+    if (in_host_memory) {
+      const int64_t suits = std::min(needs.kv_memory_default_bytes, kEmulatedPoolBytes);
+      pool = std::min(pool, std::max(least, suits));
+    }
   }
   plan->pool_bytes = pool / block * block;
   if (plan->pool_bytes <= left) return {};
