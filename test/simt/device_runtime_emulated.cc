@@ -452,6 +452,19 @@ namespace longhaul::cuda {
 
 const char* runtime_name() { return "cuda-emulated"; }
 
+const char* error_words(int number) {
+  switch (number) {
+    case 0: return "no error";
+    case device::kInvalidLaunch: return "invalid argument";
+    case simt::kInvalidConfiguration: return "invalid configuration argument";
+    case simt::kIllegalAddress: return "an illegal memory access was encountered";
+    case simt::kDeadlock: return "the launch timed out and was terminated";
+    case simt::kMisalignedAddress: return "misaligned address";
+    case simt::kLaunchFailure: return "unspecified launch failure";
+    default: return "unrecognized error code";
+  }
+}
+
 Result<std::unique_ptr<DeviceRuntime>> open_device(int32_t index) {
   if (index != 0) {
     return error(ErrorCode::kDevice, "no device %d: there is 1, numbered from 0", index);

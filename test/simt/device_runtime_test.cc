@@ -630,6 +630,8 @@ LH_TEST(dense_product_against_double) {
 
 LH_TEST(open_device_reads_the_environment) {
   EXPECT_EQ(std::string(cuda::runtime_name()), "cuda-emulated");
+  EXPECT_EQ(std::string(cuda::error_words(700)), "an illegal memory access was encountered");
+  EXPECT_EQ(std::string(cuda::error_words(31337)), "unrecognized error code");
   EXPECT_ERROR(cuda::open_device(1).status(), kDevice, "no device 1");
   setenv("LONGHAUL_SIMT_MEMORY", "1.5MiB", 1);
   setenv("LONGHAUL_SIMT_CAPABILITY", "80", 1);

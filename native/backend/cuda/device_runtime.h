@@ -40,6 +40,9 @@ struct DeviceProperties {
 // Which of the two implementations this is: "cuda", "cuda-emulated".
 const char* runtime_name();
 
+// Words for what a launcher returned, a cudaError_t value.
+const char* error_words(int number);
+
 // Element types of dense products; the result is f32 or the type of the operands.
 enum class DenseType { kF16, kBF16 };
 

@@ -398,6 +398,10 @@ Result<DeviceProperties> properties_of(int32_t index) {
 
 const char* runtime_name() { return "cuda"; }
 
+const char* error_words(int number) {
+  return cudaGetErrorString(static_cast<cudaError_t>(number));
+}
+
 Result<std::unique_ptr<DeviceRuntime>> open_device(int32_t index) {
   int count = 0;
   if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess) {
