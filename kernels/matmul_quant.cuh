@@ -18,8 +18,8 @@
 // 31 us, 64 tokens 52 us, 128 tokens 104 us (290 T operations a second). 4096 x 4096, split in two:
 // 16 tokens 5 us, 64 tokens 10 us.
 // Registers 67 to 128 (16 to 64 tokens), three stages of shared memory of 14 to 38 KB: two blocks a
-// multiprocessor (16 warps) in every case on sm_90a, on sm_80 one of 64 tokens; 37 KB of weights and
-// more in flight, where 20 KB are needed.
+// multiprocessor (16 warps) in every case on sm_90a, on sm_80 one of 64 tokens; 37 KB of weights
+// and more in flight, where 20 KB are needed.
 #pragma once
 
 #include "device.cuh"
