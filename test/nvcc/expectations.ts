@@ -50,16 +50,19 @@ export const EXPECTATIONS: readonly Expectation[] = [
     kernel: /^matmul_gemv_quant_kernel</,
     needs: ['tensor int8', 'load 128'],
     because: 'weights go from memory to the tensor core in one 16-byte load a lane',
+    warps: 24,
   },
   {
     kernel: /^matmul_gemv_dense_kernel</,
-    needs: ['load 128'],
-    because: 'weights are read once, eight a load',
+    needs: ['tensor f16', 'load 128'],
+    because: 'weights go from memory to the tensor core, eight a load',
+    warps: 24,
   },
   {
     kernel: /^matmul_quant_kernel</,
     needs: ['tensor int8', 'async copy'],
     because: 'weights and rows arrive in shared memory while tensor cores multiply the last ones',
+    warps: 16,
   },
   {
     kernel: /^dequantize_kernel</,
@@ -92,7 +95,7 @@ export const EXPECTATIONS: readonly Expectation[] = [
     needs: ['load 128', 'store 128'],
     because: 'a copy',
   },
-  { kernel: /^embed_kernel</, needs: [], because: 'one row a token' },
+  { kernel: /^embed_(quant|dense)_kernel</, needs: ['load 128'], because: 'one row a token' },
   { kernel: /^(compact_rows|softcap)_kernel/, needs: [], because: 'rare, or a row of logits' },
 ];
 
