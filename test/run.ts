@@ -1,8 +1,8 @@
 /**
  * The test command: native tests (plain and under ASan + UBSan), the CUDA kernels over the
- * emulator, then the TypeScript tests with tap. Prints every failing file in full, what was skipped
- * and why, and last "N passed, N failed". Arguments name suites: native, sanitize, simt, unit, fuzz,
- * e2e; none means all.
+ * emulator and by nvcc, then the TypeScript tests with tap. Prints every failing file in full, what was skipped
+ * and why, and last "N passed, N failed". Arguments name suites: native, sanitize, simt, nvcc,
+ * unit, fuzz, e2e; none means all.
  */
 import { type SpawnOptions, spawn } from 'node:child_process';
 import { existsSync, readdirSync, rmSync } from 'node:fs';
@@ -166,6 +166,21 @@ async function simtSuite(): Promise<void> {
   if (code !== 0) print(output.join('\n'));
 }
 
+/** All kernels by nvcc, and what it makes of them; skipped, with the reason, where there is none. */
+async function nvccSuite(): Promise<void> {
+  const output: string[] = [];
+  const code = await run(process.execPath, [join(dist, 'nvcc', 'run.js')], (line) => {
+    output.push(line);
+  });
+  const counts = /^(\d+) passed, (\d+) failed$/.exec(output.at(-1) ?? '');
+  totals.passed += Number(counts?.[1] ?? 0);
+  const failed = Number(counts?.[2] ?? 0);
+  totals.failed += failed === 0 && code !== 0 ? 1 : failed;
+  const why = /^# skipped: (.*)$/.exec(output[0] ?? '')?.[1];
+  if (why !== undefined) skipped.push(why);
+  print(`${output.slice(0, counts ? -1 : undefined).join('\n')}`);
+}
+
 /**
  * The plug-in over the emulator, beside the addon. Tests that need it skip themselves where it is
  * not there, so an old one is removed first.
@@ -230,6 +245,7 @@ const suites: Record<string, () => Promise<void>> = {
   native: () => nativeSuite('native', ''),
   sanitize: () => nativeSuite('sanitize', 'address,undefined'),
   simt: simtSuite,
+  nvcc: nvccSuite,
   unit: () => tapSuite('unit', testFiles(join(dist, 'unit')), 2),
   fuzz: () => tapSuite('fuzz', testFiles(join(dist, 'fuzz')), 2),
   e2e: e2eSuite,
