@@ -1,8 +1,8 @@
 /**
  * The test command: native tests (plain and under ASan + UBSan), the CUDA kernels over the
- * emulator and by nvcc, then the TypeScript tests with tap. Prints every failing file in full, what was skipped
- * and why, and last "N passed, N failed". Arguments name suites: native, sanitize, simt, nvcc,
- * unit, fuzz, e2e; none means all.
+ * emulator and by nvcc, then the TypeScript tests with tap. Prints every failing file in full, what
+ * was skipped and why, and last "N passed, N failed". Arguments name suites: native, sanitize, simt,
+ * nvcc, unit, fuzz, e2e; none means all.
  */
 import { type SpawnOptions, spawn } from 'node:child_process';
 import { existsSync, readdirSync, rmSync } from 'node:fs';
