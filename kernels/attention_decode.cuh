@@ -400,8 +400,7 @@ __global__ void __launch_bounds__(Config::kThreads, kDecodeBlocksMax)
       next_id = next < tile_end ? ring.block_id(next) : 0;
       stage = stage + 1 == Config::kStages ? 0 : stage + 1;
     }
-    // Nothing is on its way any more: only empty groups are open.
-    copy_async_wait<0>();
+    // Nothing is on its way any more: the groups that are still open are empty.
     softmax.finish(Config::kIs8Bit ? units.scale : 1.0f);
     merge_warps<Config>(softmax, rings, p, load_item(p.lists.decode_items + i));
   }

@@ -349,8 +349,7 @@ __device__ __forceinline__ void attend(TileStream<Config>& stream, int32_t index
                                            stream.tile(Config::kIs8Bit ? 1 : slot));
     slot = slot == 2 ? 0 : slot + 1;
   }
-  // Only empty groups are open.
-  copy_async_wait<0>();
+  // Nothing is on its way any more: the groups that are still open are empty.
   const AttentionItem item = load_item(p.lists.prefill_items + index);
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {

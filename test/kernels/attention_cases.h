@@ -76,6 +76,7 @@ inline std::vector<AttentionCase> prefill_cases() {
       {"few rows, long context", {64, 8, 1, 32, 0, 0, InputForm::kF32}, {{3, 400}}},
       {"window", {64, 4, 2, 32, 40, 0, InputForm::kF32}, {{60, 0}, {37, 150}}},
       {"window of one block", {64, 2, 1, 32, 32, 0, InputForm::kF32}, {{70, 96}}},
+      {"window that begins at a tile's second key", {64, 2, 1, 32, 200, 0, InputForm::kF32}, {{20, 245}}},
       {"softcap", {64, 4, 2, 32, 0, 5, InputForm::kF32}, {{30, 50}}},
       {"window and softcap", {64, 2, 1, 64, 100, 30, InputForm::kF16}, {{80, 222}}},
       {"shared prefix", {64, 4, 2, 32, 0, 0, InputForm::kF32}, {{20, 96}, {25, 96, 0, 3}}},

@@ -3,7 +3,8 @@
 // attention in double that reads the pool's bytes as their layout says.
 //
 // Layers before and after the one under test are poison, too. K of the first and last key that a
-// sequence's last row sees is large along its first query head: a mask that is off by one shows.
+// sequence's last row sees, and of the one before its window, is large along its first query head: a
+// mask that is off by one shows.
 #pragma once
 
 #include <algorithm>
@@ -335,10 +336,11 @@ class AttentionProblem {
                                             : fp8_number(*at));
   }
 
-  // Tokens of every sequence; those of a shared prefix once. Random bits with exponents about 1.
+  // Tokens of every sequence; those of a shared prefix once, those before its window not at all.
+  // Random bits with exponents about 1.
   void fill_cache() {
     for (size_t s = 0; s < batch_.size(); ++s) {
-      for (int32_t key = 0; key < context(s); ++key) {
+      for (int32_t key = first_key(s, 0); key < context(s); ++key) {
         if (key / shape_.block_size < batch_[s].shared_blocks) continue;
         for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
           for (const bool is_value : {false, true}) fill_token(s, key, head, is_value);
@@ -352,6 +354,8 @@ class AttentionProblem {
         align_key(s, batch_[s].first_position + last, head);
         const int32_t first = first_key(s, last);
         if (first / shape_.block_size >= batch_[s].shared_blocks) align_key(s, first, head);
+        // Out of the last row's window, but not of an earlier row's.
+        if (first > first_key(s, 0)) align_key(s, first - 1, head);
       }
     }
     // Blocks wholly before a window are given back: their entries may be anything.
