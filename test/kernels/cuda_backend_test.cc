@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "cuda_engine.h"
@@ -296,6 +297,7 @@ LH_TEST(copied_blocks_are_the_same_blocks) {
   EXPECT_TRUE(backend.read_block(20, first).ok());
   EXPECT_TRUE(backend.read_block(25, last).ok());
   EXPECT_TRUE(first == last);
+  EXPECT_TRUE(std::set<std::byte>(first.begin(), first.end()).size() > 100);  // keys and values
   EXPECT_TRUE(backend.copy_blocks(std::vector<std::pair<int32_t, int32_t>>{{0, 1 << 20}}).code() ==
               ErrorCode::kInvalidRequest);
   EXPECT_TRUE(backend.read_block(-1, first).code() == ErrorCode::kInvalidRequest);
