@@ -70,7 +70,10 @@ async function withServer<T>(
 ): Promise<T> {
   const server = await startServe([...args, '--backend', backend]);
   try {
-    return await work(server.url, `${server.info.backend} ${server.info.isa}`.trim());
+    return await work(
+      server.url,
+      `${server.info.backend}, ${server.info.device || server.info.isa}`,
+    );
   } finally {
     await server.stop();
   }

@@ -9,7 +9,7 @@ export interface Expectation {
   kernel: RegExp;
   /** Instructions of which at least one must be there; see INSTRUCTIONS. */
   needs: readonly (keyof typeof INSTRUCTIONS)[];
-  /** The part of the arithmetic or traffic that those instructions carry. */
+  /** What those instructions carry. */
   because: string;
   /** Warps a multiprocessor must be able to hold by registers; what the kernel's cost sketch counts on. */
   warps?: number;
@@ -32,14 +32,22 @@ export const LOCAL_MEMORY = /^(LDL|STL)\b/;
 
 export const EXPECTATIONS: readonly Expectation[] = [
   {
+    kernel: /^attention_decode_kernel<DecodeConfig<256,/,
+    needs: ['tensor f16', 'async copy', 'matrix load'],
+    because: 'as below; two warps a block for the sake of registers',
+    warps: 6,
+  },
+  {
     kernel: /^attention_decode_kernel</,
     needs: ['tensor f16', 'async copy', 'matrix load'],
     because: 'K and V stream into shared memory 16 bytes a copy and meet 16 rows in a tile',
+    warps: 12,
   },
   {
     kernel: /^attention_prefill_kernel</,
     needs: ['tensor f16', 'async copy', 'matrix load'],
     because: 'both products run on tensor cores while the next tile arrives',
+    warps: 8,
   },
   {
     kernel: /^attention_combine_kernel/,
