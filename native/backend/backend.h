@@ -236,7 +236,8 @@ class Backend {
   // offset is added to every element (ModelConfig::norm_weight_offset). Parts are concatenated.
   virtual Result<std::unique_ptr<Vector>> make_vector(std::span<const TensorView> parts, float offset) = 0;
   virtual Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int32_t max_position) = 0;
-  // The device pool: num_blocks blocks, zeroed lazily. max_partials bounds AttentionWork.
+  // The device pool: num_blocks blocks; what nothing was stored in may hold anything. max_partials
+  // bounds AttentionWork.
   virtual Status create_kv_pool(const KvLayout& layout, int32_t num_blocks, int32_t num_slots,
                                 int32_t num_heads, int32_t max_partials) = 0;
 
