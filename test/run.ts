@@ -86,29 +86,34 @@ function nativeTests(...folders: string[]): string[] {
     .sort();
 }
 
-/** Runs executables of the native test harness and adds up what they count. */
+/** Runs executables of the native test harness, `jobs` at a time, and adds up what they count. */
 async function runNativeTests(
   name: string,
   folder: string,
   tests: string[],
+  jobs = 1,
   env: Record<string, string> = {},
 ): Promise<void> {
-  for (const test of tests) {
-    const output: string[] = [];
-    const start = Date.now();
-    const code = await run(join(folder, test), [], (line) => output.push(line), {
-      env: { ...process.env, ...env },
-    });
-    const seconds = (Date.now() - start) / 1000;
-    const counts = /^(\d+) passed, (\d+) failed$/.exec(output.at(-1) ?? '');
-    totals.passed += Number(counts?.[1] ?? 0);
-    const failed = Number(counts?.[2] ?? 0);
-    totals.failed += failed === 0 && code !== 0 ? 1 : failed;
-    const verdict = counts?.[0] ?? `exit ${code}`;
-    const slow = seconds >= 5 ? `, ${seconds.toFixed(0)} s` : '';
-    print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: ${test} (${verdict}${slow})`);
-    if (code !== 0) print(output.join('\n'));
-  }
+  const waiting = [...tests];
+  const worker = async () => {
+    for (let test = waiting.shift(); test !== undefined; test = waiting.shift()) {
+      const output: string[] = [];
+      const start = Date.now();
+      const code = await run(join(folder, test), [], (line) => output.push(line), {
+        env: { ...process.env, ...env },
+      });
+      const seconds = (Date.now() - start) / 1000;
+      const counts = /^(\d+) passed, (\d+) failed$/.exec(output.at(-1) ?? '');
+      totals.passed += Number(counts?.[1] ?? 0);
+      const failed = Number(counts?.[2] ?? 0);
+      totals.failed += failed === 0 && code !== 0 ? 1 : failed;
+      const verdict = counts?.[0] ?? `exit ${code}`;
+      const slow = seconds >= 5 ? `, ${seconds.toFixed(0)} s` : '';
+      print(`${code === 0 ? 'ok' : 'not ok'} - ${name}: ${test} (${verdict}${slow})`);
+      if (code !== 0) print(output.join('\n'));
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
 }
 
 /** Builds and runs every test of test/native; `sanitize` is a -fsanitize list or ''. */
@@ -153,7 +158,8 @@ async function simtSuite(): Promise<void> {
   const coverage = join(folder, 'simt-coverage.txt');
   rmSync(coverage, { force: true });
   const before = totals.failed;
-  await runNativeTests(name, folder, nativeTests('simt', 'kernels'), {
+  // Each emulates on one thread. They append whole lines to the file.
+  await runNativeTests(name, folder, nativeTests('simt', 'kernels'), 2, {
     LONGHAUL_SIMT_COVERAGE: coverage,
   });
   // A test that failed half-way would be told twice.
