@@ -67,6 +67,32 @@ struct ExactPartial {
   std::vector<double> o;   // not normalized
 };
 
+// Device memory that ends where its last number does: what reads beyond is told.
+class ExactArray {
+ public:
+  explicit ExactArray(const std::vector<int32_t>& values) : upload_(values) {
+    TestDevice& device = TestDevice::get();
+    const auto bytes = static_cast<int64_t>(std::max<size_t>(values.size(), 1) * sizeof(int32_t));
+    longhaul::Result<void*> memory = device.runtime().allocate(bytes, "exact array");
+    TestDevice::check(memory.status(), "allocate");
+    memory_ = memory.value();
+    if (values.empty()) return;
+    TestDevice::check(
+        device.runtime().copy_on_device(memory_, upload_.data(), bytes, device.stream()), "copy");
+  }
+  ~ExactArray() {
+    TestDevice::get().finish("release");
+    TestDevice::get().runtime().release(memory_);
+  }
+  ExactArray(const ExactArray&) = delete;
+  ExactArray& operator=(const ExactArray&) = delete;
+  const int32_t* data() const { return static_cast<const int32_t*>(memory_); }
+
+ private:
+  DeviceArray<int32_t> upload_;
+  void* memory_ = nullptr;
+};
+
 inline ExactPartial merged(const ExactPartial& a, const ExactPartial& b) {
   ExactPartial sum;
   sum.m = std::max(a.m, b.m);
@@ -87,7 +113,10 @@ class AttentionProblem {
     fill_cache();
     q_device_ = std::make_unique<DeviceArray<float>>(q_);
     pool_device_ = std::make_unique<DeviceArray<uint8_t>>(pool_);
-    tables_device_ = std::make_unique<DeviceArray<int32_t>>(tables_);
+    // The device's tables begin and end with entries that are read: none beyond is there.
+    const auto removed = static_cast<size_t>(num_entries_removed());
+    tables_device_ = std::make_unique<ExactArray>(
+        std::vector<int32_t>(tables_.begin() + static_cast<std::ptrdiff_t>(removed), tables_.end()));
     const size_t element = shape.out == InputForm::kF32 ? 4 : 2;
     out_device_ = std::make_unique<DeviceArray<uint8_t>>(
         static_cast<size_t>(num_rows_ * out_stride()) * element);
@@ -100,8 +129,10 @@ class AttentionProblem {
   int32_t num_rows() const { return num_rows_; }
   int32_t first_row(size_t sequence) const { return first_rows_[sequence]; }
   int32_t packed_rows(size_t sequence) const { return batch_[sequence].num_rows * group_; }
-  // Where the sequence's table begins in the tables of the whole batch.
-  int32_t table_offset(size_t sequence) const { return table_offsets_[sequence]; }
+  // Where the sequence's table begins in the tables of the whole batch on the device.
+  int32_t table_offset(size_t sequence) const {
+    return table_offsets_[sequence] - num_entries_removed();
+  }
   // The table, `num_table_entries` of them good.
   const int32_t* table(size_t sequence) const { return tables_.data() + table_offsets_[sequence]; }
   int32_t num_table_entries(size_t sequence) const {
@@ -145,7 +176,7 @@ class AttentionProblem {
     item.kv_head = kv_head;
     item.key_begin = first_key(sequence, begin / group_);
     item.key_end = batch_[sequence].first_position + (begin + count - 1) / group_ + 1;
-    item.table_offset = table_offsets_[sequence];
+    item.table_offset = table_offset(sequence);
     return item;
   }
 
@@ -253,6 +284,7 @@ class AttentionProblem {
   static constexpr int32_t kLayers = 3, kLayer = 1, kSpareBlocks = 3, kSpareEntries = 2;
   static constexpr int32_t kSpareRows = 1;   // before each sequence: padding of a captured graph
 
+  int32_t num_entries_removed() const { return first_key(0, 0) / shape_.block_size; }
   int32_t context(size_t sequence) const {
     return batch_[sequence].first_position + batch_[sequence].num_rows;
   }
@@ -291,7 +323,7 @@ class AttentionProblem {
         }
         tables_.push_back(id);
       }
-      tables_.insert(tables_.end(), kSpareEntries, kWildEntry);
+      if (s + 1 < batch_.size()) tables_.insert(tables_.end(), kSpareEntries, kWildEntry);
     }
   }
   void make_queries() {
@@ -427,7 +459,7 @@ class AttentionProblem {
   std::vector<uint8_t> pool_;
   std::unique_ptr<DeviceArray<float>> q_device_;
   std::unique_ptr<DeviceArray<uint8_t>> pool_device_, out_device_;
-  std::unique_ptr<DeviceArray<int32_t>> tables_device_;
+  std::unique_ptr<ExactArray> tables_device_;
 };
 
 // Partial rows in device memory, poison until written.
