@@ -17,7 +17,7 @@ const DTYPE_NAMES = Object.keys(DTYPES) as DTypeName[];
 
 /** Bytes of one token's K or V of one head: 16-bit channels, or 8-bit ones and a scale. */
 function headBytes(kvDtype: string, headDim: number): number {
-  return kvDtype === 'q8' ? headDim + 4 : 2 * headDim;
+  return kvDtype === 'q8' || kvDtype === 'fp8' ? headDim + 4 : 2 * headDim;
 }
 
 /** Keys that the token at `position` attends to in a layer of `window` (0 = all). */
