@@ -184,6 +184,16 @@ LH_TEST(families_in_f16) {
     compare(std::string(family) + ", F16", cuda_config(family), all_of(DType::kF16), KvDType::kF16, 0.01);
   }
 }
+LH_TEST(heads_of_other_sizes) {
+  // Of which 64 channels are rotated; groups of one and of four query heads.
+  for (const auto& [head_dim, num_heads] : {std::pair<int32_t, int32_t>{80, 2}, {128, 8}, {256, 4}}) {
+    ModelConfig config = cuda_config("llama");
+    config.head_dim = head_dim;
+    config.num_heads = num_heads;
+    config.layers.resize(1);
+    compare("llama, heads of " + std::to_string(head_dim), config, all_of(DType::kF16), KvDType::kF16, 0.01);
+  }
+}
 // bf16 rounds activations to 8 bits of mantissa.
 LH_TEST(bf16_and_mixed_dense_types) {
   compare("qwen2, BF16, bf16 cache", cuda_config("qwen2"), all_of(DType::kBF16), KvDType::kBF16, 0.06);
@@ -541,6 +551,11 @@ LH_TEST(a_model_that_does_not_fit_says_how_much_is_missing) {
   EXPECT_EQ(numbers[1], kTestDeviceBytes);
   EXPECT_EQ(numbers[2], numbers[0] - numbers[1]);
   // A device of exactly that many bytes more takes it; one with a block less does not.
+  options.kv_memory_bytes = 32767;
+  engine = engine_with(model, options, kTestDeviceBytes);
+  EXPECT_EQ(engine.status().message(),
+            std::string("KV memory of 32767 bytes holds 0 blocks of 32768 bytes; one sequence needs at "
+                        "least 1 blocks (32768 bytes)"));
   options = cuda_options();
   engine = engine_with(model, options, int64_t{1} << 20);
   EXPECT_TRUE(!engine.ok());

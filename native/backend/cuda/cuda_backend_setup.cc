@@ -121,7 +121,8 @@ Result<int64_t> CudaBackend::prepare(const ModelNeeds& needs) {
   LH_TRY(runtime_->synchronize(compute_));
   uploader_ = std::make_unique<WeightUploader>(*runtime_);
   LH_TRY(uploader_->open(plan_.weight_bytes, plan_.unit_bytes_max, cpu::default_threads()));
-  return plan_.pool_bytes;
+  // Too little for one block: the caller says so, with what was asked for.
+  return plan_.pool_bytes > 0 ? plan_.pool_bytes : needs.kv_memory_bytes;
 }
 
 Result<DeviceTensor> CudaBackend::allocate(int64_t rows, int64_t cols) {
