@@ -6,9 +6,11 @@
 // would begin after N seconds are skipped and say so. --tiny runs every section on operands of a
 // few kilobytes, once: over the emulator, as a test. kernels_report.py lays the file of --json
 // beside PyTorch's figures (kernels_torch.py).
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 
 #include "sections.h"
 
@@ -32,9 +34,14 @@ struct Options {
   double seconds = 300;
 };
 
-bool is_wanted(const Options& options, const char* name) {
-  if (options.only.empty() || std::string(name) == "machine") return true;
-  return ("," + options.only + ",").find("," + std::string(name) + ",") != std::string::npos;
+bool is_wanted(const Options& options, std::string_view name) {
+  if (options.only.empty() || name == "machine") return true;
+  for (std::string_view rest = options.only; !rest.empty();) {
+    const size_t comma = std::min(rest.find(','), rest.size());
+    if (rest.substr(0, comma) == name) return true;
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+  }
+  return false;
 }
 
 bool parse(int argc, char** argv, Options* options) {
