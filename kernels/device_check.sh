@@ -128,10 +128,13 @@ verdict() {
 
 if wanted tests; then
   stage "kernel cases"
+  : >"$out/times.txt"
   for name in "${tests[@]}"; do
     in_time "$name" || continue
+    begin=${EPOCHREALTIME//[.,]/}
     timeout "$(left "${DEVICE_CHECK_TEST_SECONDS:-60}")" "$build/$name$suffix" >"$out/$name.log" 2>&1
     code=$?
+    echo "$((${EPOCHREALTIME//[.,]/} - begin)) $name" >>"$out/times.txt"
     if ((code == 0)); then
       say "ok      $name: $(verdict "$out/$name.log")"
     else
@@ -169,9 +172,11 @@ if wanted sanitizer && ((!emulated)); then
       fi
     }
     export -f check
-    # Smallest first: what is left when time is up are those with the most cases.
+    # Quickest first: what is left when time is up are those with the most cases.
+    order=("${tests[@]}")
+    [[ -s $out/times.txt ]] && mapfile -t order < <(sort -n "$out/times.txt" | cut -d ' ' -f 2)
     for tool in memcheck racecheck; do
-      for name in "${tests[@]}"; do echo "$tool $name $each"; done
+      for name in "${order[@]}"; do echo "$tool $name $each"; done
     done | timeout "$budget" xargs -P 8 -L 1 bash -c 'check "$@"' _ >"$out/sanitizer.txt" 2>&1
     (($? == 124)) && say "skipped: what is not listed: no time left"
     cat "$out/sanitizer.txt"
