@@ -14,10 +14,11 @@ import { parseArgs } from 'node:util';
 import { startServe } from './serve-process.js';
 
 /**
- * How far log-probabilities of likely tokens may be apart: rounding of other types, in other orders,
- * through all layers.
+ * How far the first distributions may be apart: numbers are rounded to other types, in other orders,
+ * through all layers, which moves a likely token's logarithm little and a rare one's more.
  */
-const LOGPROB_TOLERANCE = 0.1;
+const PROBABILITY_TOLERANCE = 0.03;
+const LOGPROB_TOLERANCE = 0.5;
 const CHAT_TOKENS = 24;
 const QUESTION = 'Name the capital of France, then three of its rivers.';
 
@@ -41,8 +42,9 @@ export interface ServerCheck {
   reference: ChatAnswer;
   /** Greedy tokens that are the same from the start. */
   agreeing: number;
-  /** Largest distance of log-probabilities among tokens that both name. */
+  /** Largest distances among likely first tokens that both name: of log-probabilities, probabilities. */
   distance: number;
+  probabilityDistance: number;
   /** Empty: all is well. */
   problems: string[];
 }
@@ -117,7 +119,7 @@ async function askChat(url: string): Promise<ChatAnswer> {
 export function compareAnswers(
   answer: ChatAnswer,
   reference: ChatAnswer,
-): Pick<ServerCheck, 'agreeing' | 'distance' | 'problems'> {
+): Omit<ServerCheck, 'device' | 'answer' | 'reference'> {
   const problems: string[] = [];
   let agreeing = 0;
   while (
@@ -127,12 +129,17 @@ export function compareAnswers(
     agreeing += 1;
   }
   let distance = 0;
+  let probabilityDistance = 0;
   let shared = 0;
   for (const [token, logprob] of answer.first) {
     const other = reference.first.get(token);
     if (other === undefined) continue;
     shared += 1;
     distance = Math.max(distance, Math.abs(logprob - other));
+    probabilityDistance = Math.max(
+      probabilityDistance,
+      Math.abs(Math.exp(logprob) - Math.exp(other)),
+    );
   }
   if (answer.tokens.length !== CHAT_TOKENS) {
     problems.push(`${answer.tokens.length} tokens, expected ${CHAT_TOKENS}`);
@@ -142,7 +149,10 @@ export function compareAnswers(
   if (!(distance <= LOGPROB_TOLERANCE)) {
     problems.push(`log-probabilities of the first token are ${distance.toFixed(3)} apart`);
   }
-  return { agreeing, distance, problems };
+  if (!(probabilityDistance <= PROBABILITY_TOLERANCE)) {
+    problems.push(`probabilities of the first token are ${probabilityDistance.toFixed(3)} apart`);
+  }
+  return { agreeing, distance, probabilityDistance, problems };
 }
 
 /** `longhaul bench serve` against the server; its table goes to stdout. */
@@ -188,7 +198,8 @@ async function main(): Promise<void> {
   console.log(`cpu: ${JSON.stringify(check.reference.text)}`);
   console.log(
     `greedy tokens that agree: ${check.agreeing} of ${check.answer.tokens.length}; ` +
-      `log-probabilities of the first are at most ${check.distance.toFixed(4)} apart`,
+      `of the first, log-probabilities are at most ${check.distance.toFixed(4)} apart, ` +
+      `probabilities ${check.probabilityDistance.toFixed(4)}`,
   );
   failures.push(...check.problems);
   for (const failure of failures) console.log(`FAILED: ${failure}`);

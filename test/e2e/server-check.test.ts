@@ -32,15 +32,18 @@ t.test('answers that differ are problems', async (t) => {
     ['e', -5],
   ]);
   const answer: ChatAnswer = { text: '', finishReason: 'length', tokens, first };
-  t.same(compareAnswers(answer, answer), { agreeing: 24, distance: 0, problems: [] });
+  const same = { agreeing: 24, distance: 0, probabilityDistance: 0, problems: [] };
+  t.same(compareAnswers(answer, answer), same);
 
   const later = { ...answer, tokens: [...tokens.slice(0, 20), 'x', ...tokens.slice(21)] };
-  t.same(compareAnswers(later, answer), { agreeing: 20, distance: 0, problems: [] }, 'a near tie');
+  t.same(compareAnswers(later, answer), { ...same, agreeing: 20 }, 'a near tie');
 
-  const moved = { ...answer, first: new Map([...first, ['a', -0.8]]) };
-  t.match(compareAnswers(moved, answer).problems, [/0\.300 apart/]);
-  const notNumbers = { ...answer, first: new Map([...first, ['a', Number.NaN]]) };
-  t.match(compareAnswers(notNumbers, answer).problems, [/NaN apart/]);
+  const moved = (token: string, logprob: number) =>
+    compareAnswers({ ...answer, first: new Map([...first, [token, logprob]]) }, answer).problems;
+  t.match(moved('a', -0.7), [/^probabilities .* 0\.110 apart/], 'a likely token, by a little');
+  t.match(moved('e', -5.7), [/^log-probabilities .* 0\.700 apart/], 'a rare one, by much');
+  t.same(moved('e', -5.3), []);
+  t.match(moved('a', Number.NaN), [/NaN apart/, /NaN apart/]);
   const others = { ...answer, first: new Map([['x', -1]]) };
   t.match(compareAnswers(others, answer).problems, [/only 0 are the CPU's/]);
   const cut = { ...answer, tokens: tokens.slice(0, 3) };
