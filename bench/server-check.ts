@@ -14,10 +14,11 @@ import { parseArgs } from 'node:util';
 import { startServe } from './serve-process.js';
 
 /**
- * How far the first distributions may be apart: numbers are rounded to other types, in other orders,
- * through all layers, which moves a likely token's logarithm little and a rare one's more.
+ * How far the first distributions may be apart. A 4-bit model's logits are 0.1 (RMS) away from the
+ * exact ones on either backend (test/golden/README.md), so 0.15 from each other; twice that moves a
+ * probability of one half by 0.075. The same model with another --kv-dtype differs as much.
  */
-const PROBABILITY_TOLERANCE = 0.03;
+const PROBABILITY_TOLERANCE = 0.08;
 const LOGPROB_TOLERANCE = 0.5;
 const CHAT_TOKENS = 24;
 const QUESTION = 'Name the capital of France, then three of its rivers.';
