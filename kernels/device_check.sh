@@ -81,7 +81,8 @@ if ((!emulated)); then
     found=$("$python" - <<'PYTHON'
 import glob, os, sys
 for folder in sys.path:
-    for path in sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.1[23]")), reverse=True):
+    pattern = os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.1[23]")
+    for path in sorted(glob.glob(pattern), reverse=True):
         print(path)
         raise SystemExit
 PYTHON
@@ -90,7 +91,8 @@ PYTHON
   fi
   say "cuBLASLt: ${LONGHAUL_CUBLASLT:-as the linker finds it}"
 fi
-say "$(uname -m), $(nproc) cores; $(cmake --version | head -n 1); PyTorch: $( ((have_torch)) && echo yes || echo no)"
+say "$(uname -m), $(nproc) cores; $(cmake --version | head -n 1)"
+((have_torch)) || say "no PyTorch in python3"
 
 if wanted build; then
   stage build
@@ -187,7 +189,8 @@ fi
 
 if wanted bench && in_time bench; then
   stage benchmarks
-  if ((emulated)); then arguments=(--tiny); else arguments=(--seconds "$(left "${DEVICE_CHECK_BENCH_SECONDS:-120}")"); fi
+  arguments=(--seconds "$(left "${DEVICE_CHECK_BENCH_SECONDS:-120}")")
+  ((emulated)) && arguments=(--tiny)
   timeout "$(left 200)" "$build/kernels_bench$suffix" "${arguments[@]}" --json "$out/kernels.jsonl" \
     >"$out/kernels_bench.log" 2>&1
   code=$?
@@ -209,7 +212,8 @@ if wanted torch && in_time torch; then
   else
     arguments=(--rows "$out/kernels.jsonl" --out "$out/torch.jsonl" --seconds "$(left 90)")
     ((emulated)) && arguments+=(--cpu)
-    if timeout "$(left 150)" "$python" "$root/bench/cuda/kernels_torch.py" "${arguments[@]}" >"$out/torch.log" 2>&1; then
+    if timeout "$(left 150)" "$python" "$root/bench/cuda/kernels_torch.py" "${arguments[@]}" \
+      >"$out/torch.log" 2>&1; then
       torch_rows=("$out/torch.jsonl")
     else
       tail -n 5 "$out/torch.log"
@@ -220,9 +224,9 @@ fi
 
 if [[ -s $out/kernels.jsonl && -n $python ]]; then
   stage results
-  "$python" "$root/bench/cuda/kernels_report.py" "$out/kernels.jsonl" "${torch_rows[@]}" || fail report
-  "$python" "$root/bench/cuda/kernels_report.py" "$out/kernels.jsonl" "${torch_rows[@]}" --markdown \
-    >"$out/results.md"
+  report=("$python" "$root/bench/cuda/kernels_report.py" "$out/kernels.jsonl" "${torch_rows[@]}")
+  "${report[@]}" || fail report
+  "${report[@]}" --markdown >"$out/results.md"
 fi
 say "$failures failures; ${SECONDS} s; results in $out"
 ((failures == 0))

@@ -4,7 +4,7 @@
 #
 #   kernels/pack_server.sh FOLDER [MODEL.gguf]
 #
-# FOLDER/server.tar.xz is about 35 MB. A model is cut into FOLDER/model.gguf.part-NN of 55 MB, so that
+# FOLDER/server.tar.xz is about 25 MB. A model is cut into FOLDER/model.gguf.part-NN of 55 MB, so that
 # where a transfer is limited to 64 MB each file fits one: bring them to one folder over there, in
 # as many transfers as it takes. Sources travel as the repository does.
 set -euo pipefail

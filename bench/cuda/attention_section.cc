@@ -50,10 +50,11 @@ std::vector<std::byte> random_block(const KvLayout& layout) {
   for (size_t head = 0; head < block.size(); head += head_bytes) {
     for (size_t i = 0; i < channel_bytes; i += 2) {
       // f16, bf16: signs and mantissas at random around 1/4; fp8 likewise; q8: any.
-      uint16_t number = static_cast<uint16_t>(random());
-      if (layout.dtype == KvDType::kF16) number = static_cast<uint16_t>((number & 0x83ff) | 0x3400);
-      if (layout.dtype == KvDType::kBF16) number = static_cast<uint16_t>((number & 0x807f) | 0x3e80);
-      if (layout.dtype == KvDType::kFp8) number = static_cast<uint16_t>((number & 0x8787) | 0x2828);
+      uint32_t bits = random();
+      if (layout.dtype == KvDType::kF16) bits = (bits & 0x83ff) | 0x3400;
+      if (layout.dtype == KvDType::kBF16) bits = (bits & 0x807f) | 0x3e80;
+      if (layout.dtype == KvDType::kFp8) bits = (bits & 0x8787) | 0x2828;
+      const auto number = static_cast<uint16_t>(bits);
       std::memcpy(block.data() + head + i, &number, sizeof number);
     }
     for (size_t i = channel_bytes; i < head_bytes; i += 4) {

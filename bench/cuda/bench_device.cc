@@ -14,8 +14,8 @@ constexpr double kReplaySeconds = 2e-3;
 constexpr int kCallsMax = 2000;
 // All replays of a row.
 constexpr double kRowSeconds = 0.12;
-constexpr int kReplaysMin = 5;
-constexpr int kReplaysMax = 50;
+constexpr size_t kReplaysMin = 5;
+constexpr size_t kReplaysMax = 50;
 constexpr int64_t kStagingBytes = int64_t{64} << 20;
 
 }  // namespace
@@ -27,8 +27,8 @@ DeviceBuffer::~DeviceBuffer() {
   device_->runtime().release(data_);
 }
 
-BenchDevice::BenchDevice(std::unique_ptr<cuda::DeviceRuntime> runtime, cuda::Stream stream, bool tiny,
-                         double seconds)
+BenchDevice::BenchDevice(std::unique_ptr<cuda::DeviceRuntime> runtime, cuda::Stream stream,
+                         bool tiny, double seconds)
     : runtime_(std::move(runtime)),
       stream_(stream),
       tiny_(tiny),
@@ -65,7 +65,8 @@ Result<DeviceBuffer> BenchDevice::upload(std::span<const std::byte> bytes, int64
   // Each copy doubles what is there.
   for (int64_t done = 1; done < count;) {
     const int64_t part = std::min(done, count - done);
-    LH_TRY(runtime_->copy_on_device(buffer.data() + done * size, buffer.data(), part * size, stream_));
+    std::byte* const to = buffer.data() + done * size;
+    LH_TRY(runtime_->copy_on_device(to, buffer.data(), part * size, stream_));
     done += part;
   }
   LH_TRY(synchronize());
@@ -125,8 +126,8 @@ Result<Timing> BenchDevice::measure(int operands, const std::function<Status(int
       continue;
     }
     seconds.push_back(time.value());
-    for (double total = 0; !tiny_ && static_cast<int>(seconds.size()) < kReplaysMax &&
-                           (static_cast<int>(seconds.size()) < kReplaysMin || total < kRowSeconds);) {
+    for (double total = 0; !tiny_ && seconds.size() < kReplaysMax;) {
+      if (seconds.size() >= kReplaysMin && total >= kRowSeconds) break;
       time = replay(graph);
       if (!time.ok()) break;
       seconds.push_back(time.value());

@@ -1,6 +1,6 @@
-// Rows of the kernel bench: a line of text each on stdout, and a JSON object a line in a file, which
-// kernels_report.py lays beside PyTorch's figures. Written as they come, so that a run that is cut
-// off leaves what it measured.
+// Rows of the kernel bench: a line of text each on stdout, and a JSON object a line in a file,
+// which kernels_report.py lays beside PyTorch's figures. Written as they come, so that a run that
+// is cut off leaves what it measured.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,8 @@ def rate_text(row):
 
 
 def target_text(row, over):
-    if row["section"] == "attention" and row["name"].startswith("prefill ") and " at " not in row["name"]:
+    name = row["name"]
+    if row["section"] == "attention" and name.startswith("prefill ") and " at " not in name:
         if over is None:
             return f"{PREFILL_OVER_TORCH:.2f}x torch, not compared"
         return f"{PREFILL_OVER_TORCH:.2f}x torch" + ("" if over >= PREFILL_OVER_TORCH else " below")

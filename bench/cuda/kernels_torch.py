@@ -27,7 +27,8 @@ class Bench:
     def __init__(self, cpu):
         self.cpu = cpu
         self.device = "cpu" if cpu else "cuda"
-        self.l2 = 1 if cpu else max(3 * torch.cuda.get_device_properties(0).L2_cache_size, 128 << 20)
+        cache = 0 if cpu else torch.cuda.get_device_properties(0).L2_cache_size
+        self.l2 = max(3 * cache, 128 << 20)
 
     def operands(self, num_bytes):
         return 2 if self.cpu else min(256, max(1, -(-self.l2 // num_bytes)))

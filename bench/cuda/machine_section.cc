@@ -81,8 +81,11 @@ Status machine_section(BenchDevice& device, Report& report) {
   };
   const std::vector<Shape> shapes =
       device.tiny() ? std::vector<Shape>{{16, 32, 64}}
-                    : std::vector<Shape>{{8192, 8192, 8192}, {2048, 14336, 4096}, {256, 14336, 4096},
-                                         {64, 14336, 4096},  {16, 14336, 4096}};
+                    : std::vector<Shape>{{8192, 8192, 8192},
+                                         {2048, 14336, 4096},
+                                         {256, 14336, 4096},
+                                         {64, 14336, 4096},
+                                         {16, 14336, 4096}};
   for (const Shape& s : shapes) {
     Row dense{.section = "machine",
               .name = "dense " + std::to_string(s.rows) + " x " + std::to_string(s.out) + " x " +

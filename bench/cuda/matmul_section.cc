@@ -5,6 +5,7 @@
 #include "backend/cuda/device_matrix_layout.h"
 #include "backend/cuda/pack_device_matrix.h"
 #include "dequantize.h"
+#include "embed.h"
 #include "load/random_tensor.h"
 #include "matmul_gemv.h"
 #include "matmul_quant.h"
@@ -190,6 +191,38 @@ Status dequantize_row(BenchDevice& device, Report& report, const Product& p) {
   });
 }
 
+Status embed_row(BenchDevice& device, Report& report, DType dtype, int32_t tokens, int32_t vocab,
+                 int32_t cols) {
+  const Row row{.section = "matmul",
+                .name = std::string("embed ") + dtype_info(dtype).name + " " +
+                        std::to_string(tokens) + " of " + std::to_string(vocab) + " x " +
+                        std::to_string(cols),
+                .kernel = "embed"};
+  return measure_row(device, report, row, [&](Row& out) {
+    Weights weights;
+    LH_TRY(weights.make(device, dtype, vocab, cols));
+    std::vector<int32_t> ids(static_cast<size_t>(tokens));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<int32_t>(i * 7919 % static_cast<size_t>(weights.matrix().rows));
+    }
+    LH_ASSIGN_OR_RETURN(const DeviceBuffer device_ids,
+                        device.upload(std::as_bytes(std::span<const int32_t>(ids))));
+    LH_ASSIGN_OR_RETURN(const DeviceBuffer to, device.allocate(int64_t{tokens} * cols * 4));
+    LH_ASSIGN_OR_RETURN(out.time, device.measure(weights.copies(), [&](int i) {
+      device::EmbedParams call;
+      call.w = weights.copy(i);
+      call.token_ids = device_ids.as<int32_t>();
+      call.num_tokens = tokens;
+      call.out = to.as<float>();
+      call.out_stride = cols;
+      return launched(launch_embed(call, device.stream()), "embed");
+    }));
+    const double row_bytes = static_cast<double>(weights.bytes()) / weights.matrix().rows;
+    out.amount = tokens * (row_bytes + 4.0 * cols);
+    return Status();
+  });
+}
+
 }  // namespace
 
 Status matmul_section(BenchDevice& device, Report& report) {
@@ -198,7 +231,8 @@ Status matmul_section(BenchDevice& device, Report& report) {
       LH_TRY(gemv_row(device, report, {dtype, 1, 32, 256}));
     }
     LH_TRY(quant_row(device, report, {DType::kQ8_0, 10, 32, 256}));
-    return dequantize_row(device, report, {DType::kQ4_K, 0, 32, 256});
+    LH_TRY(dequantize_row(device, report, {DType::kQ4_K, 0, 32, 256}));
+    return embed_row(device, report, DType::kQ8_0, 3, 64, 256);
   }
   struct Shape {
     int32_t out, cols;
@@ -216,6 +250,9 @@ Status matmul_section(BenchDevice& device, Report& report) {
   }
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_K, DType::kQ8_0}) {
     LH_TRY(dequantize_row(device, report, {dtype, 0, 14336, 4096}));
+  }
+  for (const DType dtype : {DType::kQ4_K, DType::kBF16}) {
+    LH_TRY(embed_row(device, report, dtype, 2048, 128256, 4096));
   }
   return {};
 }

@@ -83,7 +83,8 @@ Status norm_row(BenchDevice& device, Report& report, const Sizes& z, int32_t row
 }
 
 Status gate_row(BenchDevice& device, Report& report, const Sizes& z, int32_t rows) {
-  const Row row{.section = "rows", .name = row_name("silu_mul", rows, " bf16"), .kernel = "silu_mul"};
+  const Row row{
+      .section = "rows", .name = row_name("silu_mul", rows, " bf16"), .kernel = "silu_mul"};
   return measure_row(device, report, row, [&](Row& out) {
     const int64_t size = int64_t{rows} * z.intermediate;
     LH_ASSIGN_OR_RETURN(const DeviceBuffer x, device.random_floats(2 * size));
@@ -120,9 +121,11 @@ Status qkv_row(BenchDevice& device, Report& report, const Sizes& z, int32_t rows
     params.cache.num_kv_heads = z.num_kv_heads;
     params.cache.head_dim = z.head_dim;
     params.cache.type = type;
-    params.cache.head_bytes = int64_t{kBlock} * (z.head_dim * (is_8_bit ? 1 : 2) + (is_8_bit ? 4 : 0));
+    const int32_t token_bytes = is_8_bit ? z.head_dim + 4 : 2 * z.head_dim;
+    params.cache.head_bytes = int64_t{kBlock} * token_bytes;
     params.cache.block_bytes = 2 * params.cache.head_bytes * z.num_kv_heads;
-    LH_ASSIGN_OR_RETURN(const DeviceBuffer pool, device.allocate(blocks * params.cache.block_bytes));
+    LH_ASSIGN_OR_RETURN(const DeviceBuffer pool,
+                        device.allocate(blocks * params.cache.block_bytes));
     LH_ASSIGN_OR_RETURN(const DeviceBuffer qkv, device.random_floats(rows * width));
     LH_ASSIGN_OR_RETURN(const DeviceBuffer q, device.allocate(rows * q_width * 4));
     LH_ASSIGN_OR_RETURN(const DeviceBuffer inv_freq, device.random_floats(z.head_dim / 2));

@@ -12,9 +12,10 @@ namespace longhaul::bench {
 Status machine_section(BenchDevice& device, Report& report);
 // Paged attention: decode by total context, prefill by length.
 Status attention_section(BenchDevice& device, Report& report);
-// Products with resident weights: few rows, batches, and what expands weights for many rows.
+// Products with resident weights: few rows, batches, what expands weights for many rows, and
+// reading single rows.
 Status matmul_section(BenchDevice& device, Report& report);
-// Norms, activations, qkv_finish, embedding, sampling, block copies.
+// Norms, activations, qkv_finish, sampling, block copies.
 Status row_ops_section(BenchDevice& device, Report& report);
 // Whole decode steps of a model through backend and decoder, beside the roofline.
 Status step_section(BenchDevice& device, Report& report);

@@ -17,8 +17,9 @@ namespace longhaul::bench {
 struct StepModel {
   ModelConfig config;
   WeightSet weights;
-  int64_t step_bytes = 0;    // of weights that a step reads: all but an embedding that is only looked up
-  int64_t step_params = 0;   // their number
+  // Weights that a step reads: all but an embedding that is only looked up.
+  int64_t step_bytes = 0;
+  int64_t step_params = 0;
 
  private:
   friend Result<std::unique_ptr<StepModel>> make_step_model(const ModelConfig& config, DType dtype);

@@ -1,5 +1,6 @@
 // Included before every file of a mutation build (-include): each barrier, wait and event of the
-// sources has become `(longhaul_mutant(n) ? nothing : the call)`, so that one build holds every mutant.
+// sources has become `(longhaul_mutant(n) ? nothing : the call)`, so that one build holds every
+// mutant.
 //   LONGHAUL_MUTANT=n         the call that is left out; 0 or unset: none
 //   LONGHAUL_MUTANT_TRACE=f   at exit, the numbers of all calls that were reached are added to f
 #pragma once
@@ -24,7 +25,8 @@ class Mutants {
     std::FILE* file = trace_ ? std::fopen(trace_, "a") : nullptr;
     if (!file) return;
     for (int n = 1; n < kMutantsMax; ++n) {
-      if (reached_[static_cast<size_t>(n)].load(std::memory_order_relaxed)) std::fprintf(file, "%d\n", n);
+      const std::atomic<bool>& reached = reached_[static_cast<size_t>(n)];
+      if (reached.load(std::memory_order_relaxed)) std::fprintf(file, "%d\n", n);
     }
     std::fclose(file);
   }

@@ -47,7 +47,7 @@ function languageOf(file: string): Language | null {
   return /^native\/backend\/cuda\/[^/]+\.(cc|h)$/.test(file) ? 'host' : null;
 }
 
-/** Writes the tree with all its mutants; files that stay the same keep their time, so that only others are built. */
+/** Writes the tree with all its mutants; files that stay the same keep their time: only others are built. */
 function writeTree(): Mutant[] {
   const mutants: Mutant[] = [];
   const wanted = new Set<string>();

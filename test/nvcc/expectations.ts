@@ -11,7 +11,7 @@ export interface Expectation {
   needs: readonly (keyof typeof INSTRUCTIONS)[];
   /** What those instructions carry. */
   because: string;
-  /** Warps a multiprocessor must be able to hold by registers; what the kernel's cost sketch counts on. */
+  /** Warps that registers must leave room for: what the kernel's cost sketch counts on. */
   warps?: number;
   /** Stack, spills or local memory that are meant, with the reason. */
   allows?: { stackBytes: number; because: string };
